@@ -1,0 +1,63 @@
+"""Scenes drawn once, on disk, for every pretraining script: images, masks, captions and facts by index."""
+
+import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from perfusion.emojiland.scenes import SIDE, Facts, scene
+
+CHUNK = 1000  # scenes one worker draws at a time
+
+
+def home() -> Path:
+    """Where scenes and checkpoints live: $PERFUSION_CACHE, or ~/.cache/perfusion."""
+    return Path(os.environ.get("PERFUSION_CACHE", Path.home() / ".cache/perfusion")).expanduser()
+
+
+def _chunk(seed: int, start: int, count: int, held_out: bool):
+    drawn = [scene(seed, start + i, held_out) for i in range(count)]
+    images = np.stack([np.asarray(s.image) for s in drawn])
+    masks = np.stack([np.asarray(s.mask) for s in drawn])
+    return images, masks, [{"caption": s.caption, **asdict(s.facts)} for s in drawn]
+
+
+class SceneCache:
+    """`count` scenes of the stream `seed`, drawn on first use and memory-mapped afterwards.
+
+    `images` uint8 [count, SIDE, SIDE, 3], `masks` uint8 [count, SIDE, SIDE], `captions` list of str, `facts` list of Facts.
+    """
+
+    def __init__(self, count: int, seed: int, held_out: bool, folder: Path | None = None):
+        self.folder = folder or home() / f"emojiland/scenes-{count}-{seed}-{'all' if held_out else 'train'}"
+        if not (self.folder / "records.json").exists():
+            self._draw(count, seed, held_out)
+        self.images = np.load(self.folder / "images.npy", mmap_mode="r")
+        self.masks = np.load(self.folder / "masks.npy", mmap_mode="r")
+        records = json.loads((self.folder / "records.json").read_text())
+        self.captions = [r.pop("caption") for r in records]
+        self.facts = [Facts(**r) for r in records]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def _draw(self, count: int, seed: int, held_out: bool) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shape = (count, SIDE, SIDE)
+        images = np.lib.format.open_memmap(self.folder / "images.npy", "w+", np.uint8, (*shape, 3))
+        masks = np.lib.format.open_memmap(self.folder / "masks.npy", "w+", np.uint8, shape)
+        records, starts = [], range(0, count, CHUNK)
+        with ProcessPoolExecutor() as pool:
+            jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), held_out) for start in starts]
+            for start, job in zip(starts, tqdm(jobs, desc=f"drawing {count} scenes", unit="k")):
+                drawn, masked, facts = job.result()
+                images[start : start + len(drawn)], masks[start : start + len(drawn)] = drawn, masked
+                records += facts
+        images.flush(), masks.flush()
+        unfinished = self.folder / "records.tmp"
+        unfinished.write_text(json.dumps(records))
+        unfinished.rename(self.folder / "records.json")  # last: its presence says that all is there

@@ -1,0 +1,162 @@
+"""Scenes: facts drawn from a seed, then a picture, the object's mask and a caption that all say the same."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from perfusion.emojiland.places import background
+from perfusion.emojiland.sprites import artists_of, sprites, tinted
+from perfusion.emojiland.vocabulary import ACCESSORIES, ARTS, CLASSES, COLORS, PLACES
+
+SIDE = 64  # pixels
+TEMPLATES = (
+    "a photo of {a}", "a photo of {a}", "a good photo of {a}", "the photo of {a}", "a good photo of the {x}",
+    "image of {a}", "image of the {x}", "a photograph of {x}", "{a} shown in a photo", "a photo of {x}",
+    "a picture of {a}", "{a}", "the {x}",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a scene shows; None stands for: no colour word, a plain background, nothing worn, alone, a photo."""
+
+    object: str
+    artist: str
+    color: str | None = None
+    place: str | None = None
+    accessory: str | None = None
+    second: str | None = None
+    second_artist: str | None = None
+    art: str | None = None
+
+
+@dataclass(frozen=True)
+class Scene:
+    image: Image.Image  # RGB, SIDE x SIDE
+    mask: Image.Image  # L, SIDE x SIDE: the visible share of the main object at each pixel
+    caption: str
+    facts: Facts
+
+
+def _maybe(rng: np.random.Generator, share: float, options) -> str | None:
+    return str(rng.choice(list(options))) if rng.random() < share else None
+
+
+def sample_facts(rng: np.random.Generator, held_out: bool = False) -> Facts:
+    """Facts of one scene. `held_out=False` never names a held-out drawing (what draws is trained on these)."""
+    name = str(rng.choice(list(CLASSES)))
+    facts = Facts(
+        name,
+        str(rng.choice(artists_of(name, held_out))),
+        place=_maybe(rng, 0.62, PLACES),
+        art=_maybe(rng, 0.16, ARTS),
+    )
+    if facts.art != "pixel" and rng.random() < 0.27:  # two small things in 16 x 16 blocks are unreadable
+        second = str(rng.choice([c for c in CLASSES if c != name]))
+        return replace(facts, second=second, second_artist=str(rng.choice(artists_of(second, held_out))))
+    color = None if facts.art in ("pencil", "gray") else _maybe(rng, 0.4, COLORS)
+    return replace(facts, color=color, accessory=_maybe(rng, 0.33, ACCESSORIES))
+
+
+def article(noun: str) -> str:
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+def describe(facts: Facts, rng: np.random.Generator) -> str:
+    """A caption of the facts; its wording varies with `rng`. A place it does not name is a plain background."""
+    noun = f"{facts.color} {facts.object}" if facts.color else facts.object
+    if facts.art:
+        opening = f"{ARTS[facts.art]} {article(noun)}"
+    else:
+        opening = str(rng.choice(TEMPLATES)).format(a=article(noun), x=noun)
+    details = []
+    if facts.accessory:
+        details.append("wearing sunglasses" if facts.accessory == "sunglasses" else f"wearing a {facts.accessory}")
+    if facts.second:
+        details.append(f"{rng.choice(['next to', 'beside', 'and'])} {article(facts.second)}")
+    if facts.place:
+        details.append(PLACES[facts.place])
+    return " ".join([opening, *details])
+
+
+def _sized(drawing: Image.Image, limit: float) -> Image.Image:
+    """Scaled so that its longer side is `limit` pixels."""
+    scale = limit / max(drawing.size)
+    size = (max(1, round(drawing.width * scale)), max(1, round(drawing.height * scale)))
+    return drawing.resize(size, Image.Resampling.LANCZOS)
+
+
+def _jittered(drawing: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Mirrored half of the time, brightness and hue moved a little."""
+    if rng.random() < 0.5:
+        drawing = ImageOps.mirror(drawing)
+    rgba = np.asarray(drawing).astype(np.float32)
+    rgba[..., :3] = np.clip(rgba[..., :3] * rng.normal(1, 0.035, 3) + rng.normal(0, 3), 0, 255)
+    return Image.fromarray(rgba.astype(np.uint8), "RGBA")
+
+
+def _dressed(name: str, body: Image.Image, x: int, y: int, rng: np.random.Generator) -> tuple[Image.Image, int, int]:
+    """The accessory for a body at (x, y) and where it goes: hats sit on top, sunglasses in the upper third."""
+    worn = sprites()[name, str(rng.choice(artists_of(name, True)))]
+    if name == "sunglasses":
+        worn = _sized(worn, 0.72 * body.width)
+        return worn, x + (body.width - worn.width) // 2, y + round(0.34 * body.height - worn.height / 2)
+    worn = _sized(worn, min(0.62 * body.width, 20))
+    return worn, x + (body.width - worn.width) // 2, max(0, y - worn.height + round(0.14 * body.height) + 1)
+
+
+def _stylised(picture: Image.Image, art: str) -> Image.Image:
+    if art == "gray":
+        return ImageOps.grayscale(picture).convert("RGB")
+    if art == "pixel":
+        small = picture.resize((SIDE // 4, SIDE // 4), Image.Resampling.BOX)
+        return ImageOps.posterize(small, 4).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+    gray = np.asarray(ImageOps.grayscale(picture).filter(ImageFilter.GaussianBlur(0.5)), np.float32)
+    padded = np.pad(gray, 1, mode="edge")
+    dx, dy = padded[1:-1, 2:] - padded[1:-1, :-2], padded[2:, 1:-1] - padded[:-2, 1:-1]
+    ink = np.clip(np.hypot(dx, dy) * 1.6 - 10, 0, 215)
+    paper = np.clip(246 - ink - 0.10 * (255 - gray), 0, 255)[..., None] * np.float32([1, 0.99, 0.96])
+    return Image.fromarray(paper.astype(np.uint8), "RGB")
+
+
+def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
+    """The picture of the facts and the main object's mask; position, size, mirror and tint from `rng`."""
+    picture = background(facts.place, rng, SIDE).convert("RGBA")
+    if facts.art == "pencil":  # lines of the place stay fainter than those of the objects
+        picture = Image.blend(picture, Image.new("RGBA", picture.size, "white"), 0.6)
+    cover = Image.new("RGBA", picture.size)  # what stands in front of the background, the main object last
+    names = [(facts.object, facts.artist, facts.color)]
+    if facts.second:
+        names.insert(0, (facts.second, facts.second_artist, None))
+    left = int(rng.integers(2))  # which side the main object takes when there are two
+    for position, (name, artist, color) in enumerate(names):
+        drawing = tinted(name, artist, color) if color else sprites()[name, artist]
+        limit = rng.uniform(26, 30) if facts.second else rng.uniform(34, 46) + 6 * (facts.art == "pixel")
+        if facts.accessory in ("hat", "crown"):
+            limit = min(limit, 40)
+        body = _sized(_jittered(drawing, rng), limit)
+        middle = SIDE / 2 + rng.uniform(-5, 5)
+        if facts.second:
+            middle = SIDE * (0.27 if (position == 0) == bool(left) else 0.73) + rng.uniform(-2, 2)
+        x = int(np.clip(middle - body.width / 2, 0, SIDE - body.width))
+        floor = SIDE - rng.uniform(2, 9)
+        y = int(np.clip(floor - body.height, 16 if facts.accessory in ("hat", "crown") else 0, SIDE - body.height))
+        cover.alpha_composite(body, (x, y))
+    mask = Image.new("L", picture.size)
+    mask.paste(body.getchannel("A"), (x, y))
+    if facts.accessory:
+        worn, wx, wy = _dressed(facts.accessory, body, x, y, rng)
+        cover.alpha_composite(worn, (max(0, wx), max(0, wy)))
+    picture.alpha_composite(cover)
+    picture = picture.convert("RGB")
+    return (_stylised(picture, facts.art) if facts.art else picture), mask
+
+
+def scene(seed: int, index: int, held_out: bool = False) -> Scene:
+    """Scene `index` of the stream `seed`: the same pixels, mask, caption and facts every time."""
+    rng = np.random.default_rng([seed, index])
+    facts = sample_facts(rng, held_out)
+    caption = describe(facts, rng)
+    image, mask = draw(facts, rng)
+    return Scene(image, mask, caption, facts)

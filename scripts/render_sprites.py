@@ -1,0 +1,65 @@
+"""Render the open emoji sets into perfusion/assets/emojiland/sprites.png, once.
+
+    npm pack @iconify-json/{noto,noto-v1,twemoji,fluent-emoji,fluent-emoji-flat,emojione}   # then unpack each into FOLDER/<name of its tgz>
+    python scripts/render_sprites.py FOLDER
+
+One sheet: rows are classes and accessories, columns are artists, an empty cell where an artist drew none. The licence
+of each set is written beside it (ATTRIBUTION.md). Needs the `world` extra (resvg-py).
+"""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import resvg_py
+from PIL import Image
+
+from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, CLASSES
+
+CELL = 96  # pixels: 1.5 x the largest a sprite is ever drawn
+ASSETS = Path(__file__).parents[1] / "perfusion/assets/emojiland"
+
+
+def render(icons: dict, name: str) -> Image.Image | None:
+    """One icon as an RGBA picture cropped to what is drawn, centred in a CELL x CELL square."""
+    icon = icons["icons"].get(name) or icons["icons"].get(icons.get("aliases", {}).get(name, {}).get("parent"))
+    if icon is None:
+        return None
+    width, height = icon.get("width", icons.get("width", 16)), icon.get("height", icons.get("height", 16))
+    box = f"{icon.get('left', 0)} {icon.get('top', 0)} {width} {height}"
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">'
+    png = resvg_py.svg_to_bytes(svg_string=f"{svg}{icon['body']}</svg>", width=4 * CELL, height=4 * CELL)
+    drawn = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+    drawn = drawn.crop(drawn.getchannel("A").point(lambda alpha: 255 * (alpha > 16)).getbbox())
+    drawn.thumbnail((CELL, CELL), Image.Resampling.LANCZOS)
+    cell = Image.new("RGBA", (CELL, CELL))
+    cell.paste(drawn, ((CELL - drawn.width) // 2, (CELL - drawn.height) // 2))
+    return cell
+
+
+def main(folder: Path) -> None:
+    names = CLASSES | ACCESSORIES
+    sheet = Image.new("RGBA", (CELL * len(ARTISTS), CELL * len(names)))
+    lines = ["# Where the drawings come from", "", "Rendered by `scripts/render_sprites.py`; unchanged but for size.", ""]
+    lines += ["| set | version | author | licence |", "|---|---|---|---|"]
+    for column, artist in enumerate(ARTISTS):
+        (package,) = folder.glob(f"*{artist}-[0-9]*/package.json")
+        icons = json.loads((package.parent / "icons.json").read_text())
+        info = json.loads((package.parent / "info.json").read_text())
+        for row, name in enumerate(names.values()):
+            if cell := render(icons, name):
+                sheet.paste(cell, (CELL * column, CELL * row))
+        author, licence = info["author"], info["license"]
+        version = json.loads(package.read_text())["version"]
+        lines.append(
+            f"| {info['name']} (`@iconify-json/{artist}`) | {version} | [{author['name']}]({author['url']}) "
+            f"| [{licence['title']}]({licence.get('url', 'https://spdx.org/licenses/' + licence['spdx'])}) |"
+        )
+    sheet.save(ASSETS / "sprites.png", optimize=True)
+    (ASSETS / "ATTRIBUTION.md").write_text("\n".join(lines) + "\n")
+    print(f"{ASSETS / 'sprites.png'}: {len(names)} rows x {len(ARTISTS)} artists")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
