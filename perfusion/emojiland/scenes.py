@@ -16,6 +16,8 @@ TEMPLATES = (
     "a picture of {a}", "{a}", "the {x}",
 )  # fmt: skip
 
+PENCIL_PLACES = ("night", "brick", "water", "city")  # the others have no lines to be known by
+
 
 @dataclass(frozen=True)
 class Facts:
@@ -46,12 +48,9 @@ def _maybe(rng: np.random.Generator, share: float, options) -> str | None:
 def sample_facts(rng: np.random.Generator, held_out: bool = False) -> Facts:
     """Facts of one scene. `held_out=False` never names a held-out drawing (what draws is trained on these)."""
     name = str(rng.choice(list(CLASSES)))
-    facts = Facts(
-        name,
-        str(rng.choice(artists_of(name, held_out))),
-        place=_maybe(rng, 0.62, PLACES),
-        art=_maybe(rng, 0.16, ARTS),
-    )
+    art = _maybe(rng, 0.16, ARTS)
+    place = _maybe(rng, 0.62, PENCIL_PLACES if art == "pencil" else PLACES)
+    facts = Facts(name, str(rng.choice(artists_of(name, held_out))), place=place, art=art)
     if facts.art != "pixel" and rng.random() < 0.27:  # two small things in 16 x 16 blocks are unreadable
         second = str(rng.choice([c for c in CLASSES if c != name]))
         return replace(facts, second=second, second_artist=str(rng.choice(artists_of(second, held_out))))

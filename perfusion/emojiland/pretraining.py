@@ -1,0 +1,88 @@
+"""What the pretraining scripts share: rows drawn from (seed, step), optimiser, checkpoints, resuming, a progress bar."""
+
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+
+from perfusion.emojiland.cache import home
+
+
+class Pretraining(pl.LightningModule):
+    """A model trained on rows of a scene cache. Subclasses set `self.model` and define `loss(rows) -> dict of scalars`."""
+
+    def __init__(self, cfg: DictConfig, rows: int):
+        super().__init__()
+        self.cfg, self.rows = cfg, rows
+
+    def training_step(self, batch, batch_index):
+        # Rows and noise follow from the step alone, so a resumed run is the uninterrupted one.
+        step = self.global_step
+        torch.manual_seed(self.cfg.seed * 1_000_003 + step)
+        rows = np.sort(np.random.default_rng([self.cfg.seed, step]).integers(0, self.rows, self.cfg.batch))
+        losses = self.loss(rows)
+        self.log_dict(losses, prog_bar=True)
+        return losses["loss"]
+
+    def configure_optimizers(self):
+        cfg = self.cfg
+        trained = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=cfg.lr, weight_decay=cfg.weight_decay, betas=(0.9, 0.99))
+
+        def rate(step: int) -> float:
+            cosine = 0.5 * (1 + np.cos(np.pi * min(1, step / cfg.steps))) if cfg.cosine else 1.0
+            return min(1.0, (step + 1) / cfg.warmup) * cosine
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def pixels(images: np.ndarray) -> torch.Tensor:
+    """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def fit(module: Pretraining, name: str) -> None:
+    """Train `module` to cfg.steps, or for cfg.minutes; goes on from the newest checkpoint under home()."""
+    cfg = module.cfg
+    folder = home() / "emojiland/checkpoints" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    callbacks = [
+        ModelCheckpoint(folder, save_last=True, train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
+    ]
+    if cfg.ema:
+        callbacks.append(EMAWeightAveraging(decay=cfg.ema))
+    trainer = pl.Trainer(
+        max_steps=cfg.steps,
+        max_time=timedelta(minutes=cfg.minutes) if cfg.minutes else None,
+        precision=cfg.precision if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() else "32-true",
+        callbacks=callbacks,
+        logger=CSVLogger(folder, "log", version=0),
+        log_every_n_steps=50,
+        gradient_clip_val=1.0,
+        enable_model_summary=False,
+        accelerator="auto",
+        devices=1,
+    )
+    last = folder / "last.ckpt"
+    trainer.fit(module, range(cfg.steps), ckpt_path=last if last.exists() else None, weights_only=True)
+    trainer.save_checkpoint(last)
+    print(f"{name}: step {trainer.global_step} of {cfg.steps}, checkpoint {last}")
+
+
+def replace_folder(finished: Path, target: Path) -> None:
+    """Put a folder written under another name where `target` is; never half of it."""
+    old = target.with_name(target.name + ".old")
+    if target.exists():
+        os.rename(target, old)
+    os.rename(finished, target)
+    shutil.rmtree(old, ignore_errors=True)
+    print(f"written: {target}")

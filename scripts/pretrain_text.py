@@ -1,0 +1,75 @@
+"""Train Emojiland's tokenizer and contrastive CLIPTextModel (as Stable Diffusion's is), then frozen for the UNet.
+
+python scripts/pretrain_text.py [minutes=15] [steps=4000]
+"""
+
+from pathlib import Path
+
+import hydra
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, normalize
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from perfusion.emojiland.cache import SceneCache
+from perfusion.emojiland.pretraining import Pretraining, fit, pixels
+from perfusion.emojiland.tokenizer import train_tokenizer
+
+
+def image_tower(width: int) -> nn.Sequential:
+    """A small convolutional encoder [B, 3, 64, 64] -> [B, width]; needed only to train the text encoder."""
+    layers, channels = [], 3
+    for wider in (32, 64, 128, 256):
+        layers += [nn.Conv2d(channels, wider, 4, 2, 1), nn.GroupNorm(8, wider), nn.SiLU()]
+        channels = wider
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256 * 16, width))
+
+
+class TextPretraining(Pretraining):
+    def __init__(self, cfg, scenes: SceneCache, tokenizer):
+        super().__init__(cfg, len(scenes))
+        self.scenes = scenes
+        self.ids = tokenizer(
+            scenes.captions, padding="max_length", truncation=True, max_length=cfg.length, return_tensors="pt"
+        ).input_ids
+        self.model = CLIPTextModel(
+            CLIPTextConfig(
+                vocab_size=cfg.vocabulary,
+                hidden_size=cfg.width,
+                intermediate_size=4 * cfg.width,
+                projection_dim=cfg.width,
+                num_hidden_layers=cfg.layers,
+                num_attention_heads=cfg.heads,
+                max_position_embeddings=cfg.length,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+        self.images = image_tower(cfg.width)
+        self.text_projection = nn.Linear(cfg.width, cfg.width, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(2.66))  # CLIP's 1 / 0.07
+
+    def loss(self, rows):
+        pictures = self.images(pixels(self.scenes.images[rows]).to(self.device))
+        texts = self.text_projection(self.model(self.ids[rows].to(self.device)).pooler_output)
+        similarity = self.log_scale.exp().clamp(max=100) * normalize(pictures.float()) @ normalize(texts.float()).T
+        target = torch.arange(len(rows), device=self.device)
+        right = (similarity.argmax(1) == target).float().mean()
+        loss = (cross_entropy(similarity, target) + cross_entropy(similarity.T, target)) / 2
+        return {"loss": loss, "retrieved": right}
+
+
+@hydra.main("../conf/pretrain", "text", version_base="1.3")
+def main(cfg) -> None:
+    folder = Path(cfg.assets) / "pipeline"
+    scenes = SceneCache(cfg.scenes, 1, held_out=False)
+    tokenizer = train_tokenizer(scenes.captions[:20_000], cfg.vocabulary - 64, cfg.length, folder / "tokenizer")
+    module = TextPretraining(cfg, scenes, tokenizer)
+    fit(module, "text")
+    module.model.half().save_pretrained(folder / "text_encoder")
+    print(f"written: {folder / 'text_encoder'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Train Emojiland's UNet2DConditionModel on the frozen VAE's latents and text encoder; writes the whole pipeline folder.
+
+python scripts/pretrain_unet.py [minutes=60] [steps=16000]
+"""
+
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from perfusion.emojiland.cache import SceneCache
+from perfusion.emojiland.pretraining import Pretraining, fit, pixels
+
+
+@torch.no_grad()
+def latents_of(scenes: SceneCache, vae: AutoencoderKL) -> np.ndarray:
+    """Scaled mean latents of every scene, float16 [N, C, h, w], computed once for a VAE and memory-mapped."""
+    weights = sum(p.double().abs().sum() for p in vae.parameters()).item()
+    file = scenes.folder / f"latents-{weights:.6f}.npy"
+    if not file.exists():
+        parts = []
+        for start in tqdm(range(0, len(scenes), 256), desc="encoding scenes"):
+            with torch.autocast("cpu", torch.bfloat16):
+                mean = vae.encode(pixels(scenes.images[start : start + 256])).latent_dist.mean
+            parts.append((mean.float() * vae.config.scaling_factor).half().numpy())
+        unfinished = file.with_suffix(".tmp.npy")
+        np.save(unfinished, np.concatenate(parts))
+        unfinished.rename(file)
+    return np.load(file, mmap_mode="r")
+
+
+class UNetPretraining(Pretraining):
+    def __init__(self, cfg, latents: np.ndarray, ids: torch.Tensor, empty: torch.Tensor, text_encoder: CLIPTextModel):
+        super().__init__(cfg, len(latents))
+        self.latents, self.ids, self.empty = latents, ids, empty
+        self.text_encoder = text_encoder.requires_grad_(False).eval()
+        blocks = len(cfg.channels)
+        self.scheduler = DDIMScheduler(
+            beta_schedule="scaled_linear",
+            beta_start=0.00085,
+            beta_end=0.012,
+            prediction_type="v_prediction",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        )
+        self.model = UNet2DConditionModel(
+            sample_size=latents.shape[-1],
+            in_channels=latents.shape[1],
+            out_channels=latents.shape[1],
+            down_block_types=["CrossAttnDownBlock2D"] * blocks,
+            up_block_types=["CrossAttnUpBlock2D"] * blocks,
+            block_out_channels=list(cfg.channels),
+            layers_per_block=cfg.layers,
+            attention_head_dim=cfg.heads,
+            cross_attention_dim=text_encoder.config.hidden_size,
+            norm_num_groups=16,
+        )
+        self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
+
+    def loss(self, rows):
+        x = torch.from_numpy(self.latents[rows]).float().to(self.device)
+        ids = torch.where(torch.rand(len(rows), 1) < self.cfg.drop_caption, self.empty, self.ids[rows])
+        encodings = self.text_encoder(ids.to(self.device)).last_hidden_state
+        t = torch.randint(0, self.scheduler.config.num_train_timesteps, (len(x),), device=self.device)
+        noise = torch.randn_like(x)
+        noisy = self.scheduler.add_noise(x, noise, t)
+        target = self.scheduler.get_velocity(x, noise, t)
+        error = (self.model(noisy, t, encodings).sample.float() - target).square().mean((1, 2, 3))
+        snr = self.alphas[t] / (1 - self.alphas[t])
+        weight = snr.clamp(max=self.cfg.snr_gamma) / (snr + 1)  # min-SNR-gamma for v-prediction (Hang et al. 2023)
+        return {"loss": (weight * error).mean(), "error": error.mean().detach()}
+
+
+@hydra.main("../conf/pretrain", "unet", version_base="1.3")
+def main(cfg) -> None:
+    folder = Path(cfg.assets) / "pipeline"
+    scenes = SceneCache(cfg.scenes, 1, held_out=False)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    ids, empty = tokenizer(scenes.captions, **padded).input_ids, tokenizer([""], **padded).input_ids
+    module = UNetPretraining(cfg, latents_of(scenes, vae), ids, empty, text_encoder)
+    fit(module, "unet")
+    StableDiffusionPipeline(
+        vae=vae.half(),
+        text_encoder=text_encoder.half(),
+        tokenizer=tokenizer,
+        unet=module.model.half(),
+        scheduler=module.scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+    print(f"written: {folder}")
+
+
+if __name__ == "__main__":
+    main()
