@@ -1,6 +1,6 @@
 """Train Emojiland's tokenizer and contrastive CLIPTextModel (as Stable Diffusion's is), then frozen for the UNet.
 
-python scripts/pretrain_text.py [minutes=15] [steps=4000]
+python scripts/pretrain_text.py [minutes=15] [steps=1500]
 """
 
 from pathlib import Path

@@ -1,0 +1,27 @@
+# make test: everything from a clean checkout; make emojiland: retrain the small world's models (hours).
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: test demo emojiland clean
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfusion needs Python 3.11 or newer, this is " + sys.version'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q -c constraints.txt -e '.[test]'
+	touch $@
+
+test: $(VENV)/.installed
+	$(PY) -m pytest -q
+
+# Drawing the scenes once, then each model; every step goes on where it was stopped. About ten hours on two cores.
+emojiland: $(VENV)/.installed
+	$(PY) scripts/pretrain_vae.py
+	$(PY) scripts/pretrain_text.py
+	$(PY) scripts/pretrain_unet.py
+	$(PY) scripts/pretrain_segmenter.py
+	$(PY) scripts/pretrain_judge.py
+	$(PY) scripts/pretrain_reader.py
+
+clean:
+	rm -rf $(VENV) outputs multirun

@@ -1,0 +1,73 @@
+"""Train the open_clip model that scores: another seed, shape and image tower than the text encoder that conditions.
+
+python scripts/pretrain_judge.py [minutes=15] [steps=4000]
+"""
+
+import json
+from pathlib import Path
+
+import hydra
+import open_clip
+import torch
+from safetensors.torch import save_file
+from transformers import CLIPTokenizer
+
+from perfusion.emojiland.cache import SceneCache
+from perfusion.emojiland.pretraining import Pretraining, fit, pixels
+
+HALF = (0.5, 0.5, 0.5)  # open_clip's mean and std: pixels in [-1, 1]
+
+
+def model_config(tokenizer: CLIPTokenizer, side: int) -> dict:
+    """A small ResNet CLIP in open_clip's own terms; EOS is the largest id, which open_clip's default pooling looks for."""
+    return {
+        "embed_dim": 96,
+        "vision_cfg": {"image_size": side, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
+        "text_cfg": {
+            "context_length": 24,
+            "vocab_size": tokenizer.eos_token_id + 1,
+            "width": 96,
+            "heads": 4,
+            "layers": 3,
+            "hf_tokenizer_name": "local",  # the tokenizer lies in the same folder
+        },
+    }
+
+
+class JudgePretraining(Pretraining):
+    def __init__(self, cfg, scenes: SceneCache, tokenizer: CLIPTokenizer):
+        super().__init__(cfg, len(scenes))
+        self.scenes = scenes
+        self.model_cfg = model_config(tokenizer, scenes.images.shape[1])
+        length = self.model_cfg["text_cfg"]["context_length"]
+        text = {k: v for k, v in self.model_cfg["text_cfg"].items()}
+        self.model = open_clip.CLIP(self.model_cfg["embed_dim"], self.model_cfg["vision_cfg"], text)
+        padded = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
+        self.ids = tokenizer(scenes.captions, **padded).input_ids
+        self.contrast = open_clip.ClipLoss()
+
+    def loss(self, rows):
+        x = pixels(self.scenes.images[rows]).to(self.device)
+        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(x)  # drawn pictures are not clean
+        images, texts, scale = self.model(x, self.ids[rows].to(self.device))
+        right = (images @ texts.T).argmax(1) == torch.arange(len(rows), device=self.device)
+        return {"loss": self.contrast(images.float(), texts.float(), scale.float()), "retrieved": right.float().mean()}
+
+
+@hydra.main("../conf/pretrain", "judge", version_base="1.3")
+def main(cfg) -> None:
+    folder = Path(cfg.assets) / "open_clip"
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = CLIPTokenizer.from_pretrained(Path(cfg.assets) / "pipeline/tokenizer")
+    module = JudgePretraining(cfg, SceneCache(cfg.scenes, 2, held_out=True), tokenizer)
+    fit(module, "judge")
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in module.model.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": module.model_cfg, "preprocess_cfg": {"mean": HALF, "std": HALF}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1))
+    tokenizer.save_pretrained(folder)
+    print(f"written: {folder}")
+
+
+if __name__ == "__main__":
+    main()

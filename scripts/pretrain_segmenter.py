@@ -1,0 +1,104 @@
+"""Train Emojiland's CLIPSeg: a picture and a class word -> the mask of that object. Never shown a held-out drawing.
+
+python scripts/pretrain_segmenter.py [minutes=15] [steps=5000]
+"""
+
+import json
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
+
+from perfusion.emojiland.cache import SceneCache
+from perfusion.emojiland.pretraining import Pretraining, fit, pixels
+from perfusion.emojiland.vocabulary import CLASSES
+
+LENGTH = 8  # tokens of "a photo of a teddy" and a little more
+
+
+def build(tokenizer: CLIPTokenizer, rows: int, side: int) -> CLIPSegForImageSegmentation:
+    text = {
+        "vocab_size": rows,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": LENGTH,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": side,
+        "patch_size": 8,
+    }
+    config = CLIPSegConfig(
+        text_config=text,
+        vision_config=vision,
+        projection_dim=64,
+        extract_layers=[1, 2, 3],
+        reduce_dim=64,
+        conditional_layer=0,
+        decoder_num_attention_heads=4,
+        decoder_intermediate_size=256,
+    )
+    return CLIPSegForImageSegmentation(config)
+
+
+class SegmenterPretraining(Pretraining):
+    def __init__(self, cfg, scenes: SceneCache, tokenizer: CLIPTokenizer):
+        super().__init__(cfg, len(scenes))
+        self.scenes = scenes
+        self.words = list(CLASSES)
+        self.ids = tokenizer(self.words, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
+        self.model = build(tokenizer, cfg.vocabulary, scenes.images.shape[1])
+
+    def loss(self, rows):
+        # One in five is asked of a class that is not there: the mask is then empty.
+        absent = torch.rand(len(rows)) < 0.2
+        names = [self.scenes.facts[row].object for row in rows]
+        for i in absent.nonzero().flatten().tolist():
+            fact = self.scenes.facts[rows[i]]
+            others = [word for word in self.words if word not in (fact.object, fact.second)]
+            names[i] = others[int(torch.randint(len(others), ()))]
+        masks = torch.from_numpy(np.ascontiguousarray(self.scenes.masks[rows])).float().div(255)
+        masks = (masks * ~absent[:, None, None]).to(self.device)
+        ids = self.ids[[self.words.index(name) for name in names]].to(self.device)
+        logits = self.model(input_ids=ids, pixel_values=pixels(self.scenes.images[rows]).to(self.device)).logits.float()
+        p = logits.sigmoid()
+        overlap = 2 * (p * masks).sum((1, 2)) + 1
+        dice = 1 - overlap / (p.sum((1, 2)) + masks.sum((1, 2)) + 1)
+        loss = binary_cross_entropy_with_logits(logits, masks) + 0.5 * dice.mean()
+        return {"loss": loss, "iou": iou(p, masks)[~absent].mean()}
+
+
+def iou(p: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Intersection over union at threshold 0.5, one number a picture."""
+    a, b = p > 0.5, masks > 0.5
+    return (a & b).sum((1, 2)) / (a | b).sum((1, 2)).clamp(min=1)
+
+
+@hydra.main("../conf/pretrain", "segmenter", version_base="1.3")
+def main(cfg) -> None:
+    folder = Path(cfg.assets) / "clipseg"
+    tokenizer = CLIPTokenizer.from_pretrained(Path(cfg.assets) / "pipeline/tokenizer")
+    module = SegmenterPretraining(cfg, SceneCache(cfg.scenes, 1, held_out=False), tokenizer)
+    fit(module, "segmenter")
+    module.model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"height": module.scenes.images.shape[1], "width": module.scenes.images.shape[1]}
+    normal = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "rescale_factor": 1 / 255}
+    processor = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": size, "resample": 2, "do_normalize": True}
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor | normal, indent=1))
+    print(f"written: {folder}")
+
+
+if __name__ == "__main__":
+    main()
