@@ -1,5 +1,6 @@
 """Tiny real models, built from configurations once per test session: no mocks, no network."""
 
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -32,7 +33,7 @@ def tiny_tokenizer(limit: int = 16) -> CLIPTokenizer:
     corpus = [t.format(w) for t in TEMPLATES for w in WORDS] * 20
     # Every single byte also ends a word somewhere, so that any text can be spelled.
     bpe.train_from_iterator(corpus + [chr(c) for c in range(33, 127)] * 3, trainer)
-    state = __import__("json").loads(bpe.to_str())["model"]
+    state = json.loads(bpe.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
     return CLIPTokenizer(vocab=state["vocab"], merges=merges, model_max_length=limit)
 
@@ -58,8 +59,9 @@ def folder(tmp_path_factory):
         for attention in cross_attentions(unet).values():
             attention.to_v.weight.mul_(4)
             attention.to_out[0].weight.mul_(4)
-    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, DDIMScheduler(clip_sample=False, set_alpha_to_one=False),
-                                   safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+    scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
+    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None,
+                                   feature_extractor=None, requires_safety_checker=False)
     path = tmp_path_factory.mktemp("tiny") / "pipeline"
     pipe.save_pretrained(path)
     return path

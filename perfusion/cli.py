@@ -1,0 +1,58 @@
+"""The one console command: `perfusion APP [Hydra overrides]`."""
+
+import functools
+import importlib
+import sys
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from perfusion.config import CONF
+from perfusion.errors import UserError
+
+APPS = {"train": "learn a concept from pictures", "generate": "draw prompts with learned concepts"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run an app; a user's mistake is one sentence on standard error and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: perfusion APP [Hydra overrides] [-m]\n")
+        print("\n".join(f"  {app:10}{what}" for app, what in APPS.items()))
+        print("\nperfusion APP --help lists an app's configuration.")
+        sys.exit(0)
+    app, overrides = argv[0], argv[1:]
+    if app not in APPS:
+        _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join(APPS)}.")
+    if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
+        _check(app, overrides)
+    sys.argv = [f"perfusion {app}", *overrides]
+    module = f"perfusion.{app}"
+
+    @functools.wraps(main)
+    def task(cfg):
+        try:
+            return importlib.import_module(module).run(cfg)
+        except UserError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of a sweep go on
+                raise
+            _refuse(str(error))
+
+    hydra.main(str(CONF), app, version_base="1.3")(task)()
+
+
+def _check(app: str, overrides: list[str]) -> None:
+    """Compose once, for an error of one sentence."""
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            hydra.compose(app, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        _refuse(" ".join(str(error).split()))
+
+
+def _refuse(sentence: str) -> None:
+    print(f"perfusion: {sentence}", file=sys.stderr)
+    sys.exit(2)

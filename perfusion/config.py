@@ -1,0 +1,36 @@
+"""Configuration: where conf/ is, the resolvers it uses, and what is checked before any weights load."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from perfusion.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
+ASSETS = Path(__file__).parent / "assets"
+
+OmegaConf.register_new_resolver("assets", lambda path: str(ASSETS / path), replace=True)
+OmegaConf.register_new_resolver("root", lambda path: str(ROOT / path), replace=True)
+
+
+def concept_of(cfg: DictConfig) -> DictConfig:
+    """The concept's images, name and super_category: as configured, else from concept.yaml beside the pictures.
+
+    Raises UserError for a missing folder or a super-category that is named nowhere.
+    """
+    missing = [key for key in ("images", "super_category") if OmegaConf.is_missing(cfg.concept, key)]
+    if missing:
+        raise UserError(f"concept.{missing[0]} is not given; say what to learn, as in "
+                        "concept=custom concept.images=photos/ concept.super_category=teddy.")
+    folder = Path(cfg.concept.images)
+    if not folder.is_dir():
+        raise UserError(f"concept.images={folder} is not a folder; give one that holds 1-7 pictures of the concept.")
+    beside = OmegaConf.load(folder / "concept.yaml") if (folder / "concept.yaml").exists() else {}
+    given = {k: v for k, v in OmegaConf.to_container(cfg.concept, resolve=True).items() if v is not None}
+    merged = OmegaConf.merge(beside, given)
+    if not merged.get("super_category"):
+        raise UserError(f"concept.super_category is not given, and {folder} has no concept.yaml that says it; "
+                        "add concept.super_category=WORD, such as teddy.")
+    merged.setdefault("name", f"{merged.super_category}*")
+    return merged

@@ -1,0 +1,125 @@
+"""PerfusionModule: a frozen text-to-image model, and the few numbers that learn a concept (method.md 4)."""
+
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from perfusion.concept import Concept
+from perfusion.data import ConceptData
+from perfusion.edit import augment, target_key
+from perfusion.errors import UserError
+from perfusion.projections import cross_attentions, lock_o_star_k, widen
+from perfusion.text import TEMPLATES, add_placeholders, encode, mean_at, super_encoding, word_embedding
+
+
+class PerfusionModule(pl.LightningModule):
+    """Trains the embedding [d_tok] and o*_V {layer: [d_l]} (and o*_K under lock="trained"); i* follows as an average.
+
+    The denoising error is weighted by the soft mask: per image sum(m err) / sum(m), err averaged over channels.
+    Everything random in a step follows from (seed, step), so a resumed run is the uninterrupted one.
+
+    Args:
+        pipe: a stock diffusers Stable Diffusion pipeline; its unet is widened while attached, and never trained.
+        C_inv: [d, d] from edit.inverse_metric.
+        learning_rate: {"o_star", "embedding", "relative"}: relative multiplies o_star's by each layer's starting RMS.
+        i_star_decay: .99; i* <- decay i* + (1 - decay) mean encoding at the concept's token, once an optimiser step.
+    """
+
+    def __init__(self, pipe, data: ConceptData, trigger: str, super_category: str, C_inv: Tensor, *, beta: float, tau: float,
+                 lock: str, batch_size: int, learning_rate: dict, i_star_decay: float, seed: int, templates=TEMPLATES):
+        super().__init__()
+        self.pipe, self.data, self.trigger, self.super_category = pipe, data, trigger, super_category
+        self.beta, self.tau, self.lock, self.batch_size, self.seed = beta, tau, lock, batch_size, seed
+        self.learning_rate, self.i_star_decay, self.templates = learning_rate, i_star_decay, templates
+        for frozen in (pipe.unet, pipe.vae, pipe.text_encoder):
+            frozen.requires_grad_(False).eval()
+        self.tokenizer, ids = add_placeholders(pipe.tokenizer, [trigger])
+        self.token_id = ids[trigger]
+        encoding = super_encoding(pipe.tokenizer, pipe.text_encoder, super_category)
+        self.register_buffer("C_inv", C_inv.to(encoding), persistent=False)
+        self.register_buffer("i_star", encoding.clone())
+        self.embedding = nn.Parameter(word_embedding(pipe.tokenizer, pipe.text_encoder, super_category))
+        self.layers = list(cross_attentions(pipe.unet))
+        values = {n: nn.functional.linear(encoding, a.to_v.weight.float()) for n, a in cross_attentions(pipe.unet).items()}
+        self.o_star_v = nn.ParameterList([nn.Parameter(values[name][None]) for name in self.layers])
+        keys = lock_o_star_k(pipe.unet, encoding[None])
+        self.o_star_k = nn.ParameterList([nn.Parameter(keys[name]) for name in self.layers] if lock == "trained" else [])
+        self._locked = None if lock == "trained" else keys
+        self._sum, self._count = torch.zeros_like(encoding), 0
+        self.attach()
+
+    # -- the widened model --------------------------------------------------------------------------------------------
+    def attach(self) -> None:
+        """Widen the pipeline's cross-attentions around the very Parameters that are trained."""
+        o_star_k = dict(zip(self.layers, self.o_star_k)) if self._locked is None else self._locked
+        self.widened = widen(self.pipe.unet, self.i_star[None], dict(zip(self.layers, self.o_star_v)), o_star_k)
+
+    @contextmanager
+    def detached(self):
+        """The pipeline as it came, for as long as a with-block: to draw through the road users take."""
+        self.widened.restore()
+        try:
+            yield self.pipe
+        finally:
+            self.attach()
+
+    def concept(self, **metadata) -> Concept:
+        """What is learned so far, apart from this module."""
+        copies = lambda parameters: {n: p.detach()[0].float().cpu().clone() for n, p in zip(self.layers, parameters)}
+        return Concept(
+            self.trigger, self.super_category, self.i_star.cpu().clone(), target_key(self.C_inv, self.i_star).cpu(),
+            self.embedding.detach().cpu().clone(), copies(self.o_star_v),
+            copies(self.o_star_k) if self.lock == "trained" else None,
+            lock=self.lock, beta=self.beta, tau=self.tau, steps=self.global_step, **metadata,
+        )  # fmt: skip
+
+    # -- training -----------------------------------------------------------------------------------------------------
+    def on_load_checkpoint(self, checkpoint) -> None:
+        # The buffer i_star is loaded after this; the widened layers read it at the next step.
+        self.widened.set_i_star(checkpoint["state_dict"]["i_star"][None])
+
+    def training_step(self, _, batch_index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch_index)
+        x, mask = (t.to(self.device) for t in self.data.batch(self.batch_size, generator))
+        chosen = torch.randint(len(self.templates), (len(x),), generator=generator)
+        prompts = [self.templates[i].format(self.trigger) for i in chosen]
+        e, ids = encode(self.tokenizer, self.pipe.text_encoder, prompts, {self.token_id: self.embedding})
+        here = mean_at(e.detach().float(), ids == self.token_id)
+        self._sum, self._count = self._sum.to(here) + here, self._count + 1
+
+        key = target_key(self.C_inv, self.i_star)
+        gated = augment(e, self.i_star[None], key[None], torch.tensor([[self.beta]]), torch.tensor([[self.tau]]))
+        scheduler = self.pipe.scheduler
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(x),), generator=generator).to(self.device)
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        noisy = scheduler.add_noise(x, noise, t).to(self.pipe.unet.dtype)
+        target = scheduler.get_velocity(x, noise, t) if scheduler.config.prediction_type == "v_prediction" else noise
+        both = torch.cat([gated, gated], -1)  # V's part, then K's
+        error = (self.pipe.unet(noisy, t, both).sample.float() - target).square().mean(1, keepdim=True)
+        loss = ((mask * error).sum((1, 2, 3)) / mask.sum((1, 2, 3))).mean()
+        if not torch.isfinite(loss):
+            raise UserError(f"training stopped: the loss is {loss.item()} at step {self.global_step}; "
+                            f"learning_rate.o_star={self.learning_rate['o_star']} is too high or the precision too low: "
+                            "halve the rate, or use trainer.precision=32-true.")
+        self.log("loss", loss, prog_bar=True, batch_size=len(x))
+        self.log("i_star_moved", (self.i_star - here).norm() / here.norm(), batch_size=len(x))
+        return loss
+
+    @torch.no_grad()
+    def optimizer_step(self, *args, **kwargs) -> None:
+        with torch.enable_grad():
+            super().optimizer_step(*args, **kwargs)
+        # Once per optimiser step, however many micro-batches it took; the mean over processes under DDP.
+        mean = self.trainer.strategy.reduce(self._sum / self._count, reduce_op="mean")
+        self.i_star.lerp_(mean.to(self.i_star), 1 - self.i_star_decay)
+        self.widened.set_i_star(self.i_star[None])
+        self._sum, self._count = torch.zeros_like(self.i_star), 0
+
+    def configure_optimizers(self):
+        rate = self.learning_rate
+        scale = lambda p: p.detach().square().mean().sqrt().item() if rate["relative"] else 1.0
+        groups = [{"params": [self.embedding], "lr": rate["embedding"]}]
+        groups += [{"params": [p], "lr": rate["o_star"] * scale(p)} for p in [*self.o_star_v, *self.o_star_k]]
+        return torch.optim.AdamW(groups, weight_decay=0.0)

@@ -1,0 +1,60 @@
+"""Which step to keep: every few steps draw the prompts, score them, keep the best concept (method.md 4, stopping)."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from perfusion.draw import draw
+from perfusion.evaluation.clip import ClipScorer
+from perfusion.module import PerfusionModule
+from perfusion.pipeline import load_concepts
+
+
+class Selection(pl.Callback):
+    """Draws through load_concepts, the road users take; writes the concept file whenever the score improves.
+
+    Score: harmonic mean of the raw CLIP cosines, picture with real pictures and picture with its text, means over the
+    prompts; the concept's word is replaced by the super-category's for the text.
+    """
+
+    def __init__(self, cfg: DictConfig, model: DictConfig, scorer: ClipScorer, real: list[Image.Image], metadata: dict,
+                 path: Path):
+        self.cfg, self.model, self.scorer, self.metadata, self.path = cfg, model, scorer, metadata, path
+        self.real = scorer.images(real)
+        self.best, self.history = float("-inf"), []
+
+    def on_train_batch_end(self, trainer, module: PerfusionModule, outputs, batch, batch_idx) -> None:
+        step = trainer.global_step
+        due = step % self.cfg.every == 0 if self.cfg.every else step == trainer.max_steps
+        if not due or (self.history and self.history[-1]["step"] == step):
+            return
+        concept = module.concept(**self.metadata)
+        scores = self.score(module, concept) if self.cfg.every else {"step": step, "score": 0.0}
+        self.history.append(scores)
+        if scores["score"] > self.best:
+            self.best = scores["score"]
+            concept.save(self.path)
+
+    @torch.no_grad()
+    def score(self, module: PerfusionModule, concept) -> dict:
+        prompts = list(self.cfg.prompts)
+        with module.detached() as pipe:
+            handle = load_concepts(pipe, {module.trigger: concept})
+            seeds = [self.cfg.seed + i for i in range(len(prompts))]
+            drawn = draw(pipe, [p.format(module.trigger) for p in prompts], seeds, self.model.steps, self.model.guidance)
+            handle.unload()
+        pictures, texts = self.scorer.images(drawn), self.scorer.texts([p.format(module.super_category) for p in prompts])
+        image, text = (pictures @ self.real.T).mean().item(), (pictures * texts).sum(-1).mean().item()
+        harmonic = 2 * image * text / (image + text) if image > 0 and text > 0 else 0.0
+        scores = {"image": image, "text": text, "score": harmonic}
+        module.log_dict({f"selection/{k}": v for k, v in scores.items()}, batch_size=1)
+        return {"step": module.global_step, **scores}
+
+    def state_dict(self) -> dict:
+        return {"best": self.best, "history": self.history}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best, self.history = state["best"], state["history"]

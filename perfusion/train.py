@@ -1,0 +1,110 @@
+"""perfusion train: pictures and a super-category in, a concept file, a result.json and a picture out."""
+
+import json
+import time
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from transformers import AutoTokenizer
+
+from perfusion.config import concept_of
+from perfusion.data import ConceptData, picture_paths
+from perfusion.draw import draw
+from perfusion.edit import inverse_metric
+from perfusion.errors import UserError
+from perfusion.evaluation.clip import ClipScorer
+from perfusion.models import covariance, load_pipeline
+from perfusion.concept import Concept, base_hash
+from perfusion.module import PerfusionModule
+from perfusion.picture import grid
+from perfusion.pipeline import load_concepts
+from perfusion.selection import Selection
+from perfusion.text import add_placeholders, single_token
+
+BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
+
+
+def train(cfg: DictConfig, folder: Path) -> dict:
+    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, picture.png and last.ckpt to `folder`.
+
+    Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work.
+    """
+    started = time.perf_counter()
+    concept_cfg = concept_of(cfg)
+    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path, subfolder="tokenizer")
+    single_token(tokenizer, concept_cfg.super_category)
+    add_placeholders(tokenizer, [concept_cfg.name])
+    if cfg.masks not in ("clipseg", None):
+        raise UserError(f"masks={cfg.masks} is unknown; allowed are clipseg and null.")
+    if cfg.resume and not Path(cfg.resume).is_file():
+        raise UserError(f"resume={cfg.resume} does not exist; give a run's last.ckpt, or null to start anew.")
+    data = ConceptData(picture_paths(concept_cfg.images), cfg.model.resolution, concept_cfg.super_category,
+                       cfg.model.segmenter, cfg.masks, cfg.flip)
+
+    pl.seed_everything(cfg.seed, verbose=False)
+    pipe = load_pipeline(cfg.model)
+    hash = base_hash(pipe.text_encoder, pipe.unet)
+    C = covariance(pipe, cfg.model, **cfg.covariance)
+    module = PerfusionModule(
+        pipe, data.encode(pipe.vae), concept_cfg.name, concept_cfg.super_category, inverse_metric(C.C, cfg.model.shrinkage),
+        beta=cfg.beta, tau=cfg.tau, lock=cfg.lock, batch_size=cfg.batch_size, i_star_decay=cfg.i_star_decay, seed=cfg.seed,
+        learning_rate=OmegaConf.to_container(cfg.model.learning_rate),
+    )  # fmt: skip
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    short = {k: settings[k] for k in ("seed", "lock", "masks", "flip", "batch_size", "max_steps", "i_star_decay")}
+    metadata = {"base_id": cfg.model.id, "base_hash": hash, "covariance_hash": C.hash, "shrinkage": cfg.model.shrinkage,
+                "licence": cfg.model.licence, "config": short}
+    file = folder / "concept.safetensors"
+    scorer = ClipScorer(cfg.model.scorer)
+    selection = Selection(cfg.selection, cfg.model, scorer, data.pictures, metadata, file)
+    checkpoint = ModelCheckpoint(folder, filename="last", every_n_train_steps=cfg.selection.every or cfg.max_steps,
+                                 enable_version_counter=False)
+    micro = cfg.max_steps * cfg.trainer.accumulate_grad_batches
+    trainer = pl.Trainer(
+        **cfg.trainer, max_steps=cfg.max_steps, callbacks=[selection, checkpoint], logger=hydra.utils.instantiate(cfg.logger),
+        default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5,
+    )  # fmt: skip
+    trainer.fit(module, range(micro), ckpt_path=cfg.resume, weights_only=True)
+    seconds = time.perf_counter() - started
+
+    concept = Concept.load(file)
+    if cfg.concept_file:
+        concept.save(cfg.concept_file)
+    module.widened.restore()
+    show(pipe, concept, data, cfg, folder / "picture.png")
+    result = {
+        "concept": concept_cfg.name, "train_seconds": round(seconds, 1), "kept_step": concept.steps,
+        "trainable": sum(p.numel() for p in module.parameters()), "file_bytes": file.stat().st_size,
+        "covariance_condition": C.condition, "selection": selection.history,
+    }  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    print(f"concept:  {cfg.concept_file or file}\npicture:  {folder / 'picture.png'}")
+    print(f"{concept_cfg.name}: step {concept.steps} of {cfg.max_steps} kept, {seconds:.0f} s")
+    return result
+
+
+@torch.no_grad()
+def show(pipe, concept: Concept, data: ConceptData, cfg: DictConfig, path: Path) -> None:
+    """The photos, the base model's idea of the word, the concept in the selection's prompts at three biases."""
+    prompts = list(cfg.selection.prompts)
+    seeds = [cfg.selection.seed + i for i in range(len(prompts))]
+    word, trigger = concept.super_category, concept.trigger
+    base = draw(pipe, [p.format(word) for p in prompts], seeds, cfg.model.steps, cfg.model.guidance)
+    rows = [("photos", [("", p) for p in data.pictures[: len(prompts)]]),
+            ("base model", [(p.format(word), i) for p, i in zip(prompts, base)])]  # fmt: skip
+    handle = load_concepts(pipe, {trigger: concept})
+    for beta in BIASES:
+        with handle.gate(beta=beta):
+            drawn = draw(pipe, [p.format(trigger) for p in prompts], seeds, cfg.model.steps, cfg.model.guidance)
+        rows.append((f"{trigger}\nbias {beta}", [(p.format(trigger), i) for p, i in zip(prompts, drawn)]))
+    handle.unload()
+    grid(rows, path)
+
+
+def run(cfg: DictConfig) -> dict:
+    return train(cfg, Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir))

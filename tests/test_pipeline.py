@@ -1,0 +1,226 @@
+"""Concepts on a stock pipeline: what users do, and that unloading leaves nothing behind."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler,
+                       LMSDiscreteScheduler, PNDMScheduler, UniPCMultistepScheduler)
+
+from perfusion.errors import UserError
+from perfusion.pipeline import load_concepts, set_gate, unload_concepts
+
+PROMPT = "a teddy* on a beach"
+
+
+def draw(pipe, prompt=PROMPT, n=1, **kwargs):
+    """Latents of the pictures [N, 4, 8, 8] as an array, noise fixed per image."""
+    count = n * (len(prompt) if isinstance(prompt, list) else 1)
+    kwargs = {"num_inference_steps": 3, "height": 16, "width": 16, "output_type": "latent"} | kwargs
+    generators = kwargs.pop("generator", [torch.Generator().manual_seed(7) for _ in range(count)])
+    return pipe(prompt, num_images_per_prompt=n, generator=generators, **kwargs).images.float().numpy()
+
+
+def close(a, b):
+    return np.allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def loaded(pipe, make_concept):
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe), "teapot*": make_concept(pipe, "teapot*", "teapot", 1)})
+    return pipe, handle
+
+
+def test_loading_changes_the_picture_and_unloading_restores_it(pipe, make_concept, tmp_path):
+    concept = make_concept(pipe)
+    concept.save(tmp_path / "teddy.safetensors")
+    image = draw(pipe)
+    twin, tokenizer = draw(pipe, "a teddy on a beach"), pipe.tokenizer
+    parts = {"text_encoder": pipe.text_encoder, "unet": pipe.unet}
+    weights = {p: {k: v.clone() for k, v in m.state_dict().items()} for p, m in parts.items()}
+    handle = load_concepts(pipe, {"teddy*": tmp_path / "teddy.safetensors"})
+    changed = draw(pipe)
+    assert not close(changed, image) and not close(changed, twin)
+    handle.unload()
+    assert np.array_equal(draw(pipe), image) and np.array_equal(draw(pipe, "a teddy on a beach"), twin)
+    assert pipe.tokenizer is tokenizer and "encode_prompt" not in vars(pipe)
+    for part, module in parts.items():
+        assert weights[part].keys() == module.state_dict().keys()
+        assert all(torch.equal(v, weights[part][k]) for k, v in module.state_dict().items())
+    load_concepts(pipe, {"teddy*": concept})
+    unload_concepts(pipe)
+    assert np.array_equal(draw(pipe), image)
+
+
+def test_prompts_without_the_word_draw_the_base_models_picture(pipe, make_concept):
+    prompt = "a teddy in snow"
+    before = draw(pipe, prompt, negative_prompt="red")
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    assert np.array_equal(draw(pipe, prompt, negative_prompt="red"), before)
+    handle.unload()
+    load_concepts(pipe, {"teddy*": make_concept(pipe)}, always_on=True)
+    assert not close(draw(pipe, prompt, negative_prompt="red"), before)
+
+
+def test_batched_equals_single(loaded):
+    pipe, handle = loaded
+    prompts = [PROMPT, "a teapot* in snow", "a teddy* next to a teapot*", "a cat"]
+    betas = [0.6, 0.7, {"teddy*": 0.2}, 0.5]
+    negatives = ["red", "a teddy*", "", "night"]
+    with handle.gate(beta=betas, tau=0.15, lock=["global", "local", None, "global"]):
+        together = draw(pipe, prompts, negative_prompt=negatives)
+    for i, prompt in enumerate(prompts):
+        with handle.gate(beta=betas[i], tau=0.15, lock=["global", "local", None, "global"][i]):
+            assert close(draw(pipe, prompt, negative_prompt=negatives[i])[0], together[i])
+
+
+def test_images_per_prompt_and_gates_per_image(loaded):
+    pipe, handle = loaded
+    with handle.gate(beta=[0.1, 0.5, 0.9]):
+        sweep = draw(pipe, n=3)
+    for beta, image in zip((0.1, 0.5, 0.9), sweep):
+        with handle.gate(beta=beta):
+            assert close(draw(pipe)[0], image)
+    assert not close(sweep[0], sweep[2])
+    set_gate(pipe, beta={"teddy*": 0.1})
+    assert close(draw(pipe)[0], sweep[0])
+    set_gate(pipe, beta=[0.1, 0.9])  # one per prompt
+    four = draw(pipe, [PROMPT, PROMPT], n=2)
+    assert close(four[0], sweep[0]) and close(four[1], sweep[0]) and close(four[2], sweep[2])
+
+
+def test_one_concept_is_not_changed_by_another_that_is_off(pipe, make_concept):
+    concepts = {"teddy*": make_concept(pipe), "teapot*": make_concept(pipe, "teapot*", "teapot", 1)}
+    handle = load_concepts(pipe, {"teddy*": concepts["teddy*"]})
+    alone = draw(pipe)
+    handle.unload()
+    load_concepts(pipe, concepts)
+    assert close(draw(pipe), alone)
+
+
+def test_a_concept_can_be_called_by_another_word(pipe, make_concept):
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    image = draw(pipe)
+    handle.unload()
+    load_concepts(pipe, {"bruno": make_concept(pipe)})
+    assert close(draw(pipe, "a bruno on a beach"), image)
+
+
+@pytest.mark.parametrize("kwargs", [{"guidance_scale": 1.0}, {"negative_prompt": "red"}, {"guidance_scale": 6.0}])
+def test_guidance(loaded, kwargs):
+    pipe, handle = loaded
+    image = draw(pipe, **kwargs)
+    with handle.gate(beta=-0.5):
+        assert not close(draw(pipe, **kwargs), image)
+
+
+def test_locks_differ(pipe, make_concept):
+    images = []
+    for lock in ("local", "trained"):
+        handle = load_concepts(pipe, {"teddy*": make_concept(pipe, lock=lock)})
+        images.append(draw(pipe))
+        with handle.gate(lock="global"):
+            images.append(draw(pipe))
+        handle.unload()
+    local, local_global, trained, trained_global = images
+    assert not close(local, local_global) and not close(local, trained)
+    assert close(local_global, trained_global)  # plain keys of the twin prompt: o*_K plays no part
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)}, global_edit=True)
+    with handle.gate(lock="global"):
+        assert not close(draw(pipe), local_global)
+
+
+@pytest.mark.parametrize("scheduler", [DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler,
+                                       LMSDiscreteScheduler, PNDMScheduler, UniPCMultistepScheduler])
+def test_every_scheduler(loaded, scheduler):
+    pipe, handle = loaded
+    pipe.scheduler = scheduler.from_config(pipe.scheduler.config)
+    pytest.importorskip("scipy") if scheduler is LMSDiscreteScheduler else None
+    image = draw(pipe)
+    assert np.isfinite(image).all()
+    with handle.gate(beta=-0.5):
+        assert not close(draw(pipe), image)
+
+
+def test_callbacks_see_and_change_what_is_drawn(loaded):
+    pipe, _ = loaded
+
+    def no_guidance_at_the_end(pipe, step, t, state):
+        if step == 1:
+            pipe._guidance_scale = 0.0
+            return {"prompt_embeds": state["prompt_embeds"].chunk(2)[-1]}
+        return {}
+
+    changed = draw(pipe, callback_on_step_end=no_guidance_at_the_end,
+                   callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
+    assert not close(changed, draw(pipe))
+
+
+def test_embeds_given_by_the_user(loaded):
+    pipe, handle = loaded
+    image = draw(pipe, negative_prompt="red")
+    e, negative = pipe.encode_prompt(PROMPT, "cpu", 1, True, "red")
+    again = draw(pipe, None, prompt_embeds=e, negative_prompt_embeds=negative)
+    assert close(again, image)
+    handle.unload()
+    e, _ = pipe.encode_prompt("a cat", "cpu", 1, False)
+    plain = draw(pipe, None, prompt_embeds=e)
+    load_concepts(pipe, handle.concepts)
+    with pytest.warns(UserWarning, match="every concept off"):
+        assert close(draw(pipe, None, prompt_embeds=e), plain)
+
+
+def test_half_precision(pipe, make_concept):
+    pipe.to(torch.bfloat16)
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    assert np.isfinite(draw(pipe)).all()
+    handle.unload()
+
+
+def test_real_pictures_come_out(loaded):
+    pipe, _ = loaded
+    assert pipe(PROMPT, num_inference_steps=2, height=16, width=16).images[0].size == (16, 16)
+
+
+def test_refused_before_anything_changes(pipe, make_concept):
+    image, concept = draw(pipe), make_concept(pipe)
+    other = make_concept(pipe)
+    other.base_id, other.base_hash = "sd-1.5", "f" * 32
+    short = make_concept(pipe)
+    short.o_star_v = dict(list(short.o_star_v.items())[1:])
+    wordless = make_concept(pipe)
+    wordless.super_category = "teddies"
+    for concepts, match in [
+        ({"teddy*": other}, f"learned on base sd-1.5 .hash {'f' * 32}., this pipeline is .*hash {concept.base_hash}"),
+        ({"teddy*": "nothing.safetensors"}, "does not exist"),
+        ({"teddy*": concept, "TEDDY*": concept}, "collides"),
+        ({"teddy": concept}, "already a word"),
+        ({"teddy*": concept, "bear*": concept}, "cannot be told apart"),
+        ({"teddy*": short}, "no o_star for layer"),
+        ({"teddy*": wordless}, "exactly 1"),
+        ({}, "empty"),
+    ]:
+        with pytest.raises(UserError, match=match):
+            load_concepts(pipe, concepts)
+        assert np.array_equal(draw(pipe), image)
+    with pytest.raises(UserError, match="no concepts are loaded"):
+        unload_concepts(pipe)
+    with pytest.raises(UserError, match="Stable Diffusion pipelines"):
+        load_concepts(pipe.unet, {"teddy*": concept})
+
+
+@pytest.mark.parametrize("settings, match", [
+    ({"beta": {"dog*": 0.5}}, '"dog\\*", which is not loaded; loaded are: teddy\\*, teapot\\*'), ({"tau": 0}, "positive"),
+    ({"beta": "high"}, "number"), ({"lock": "trained"}, "allowed are None and"), ({"gamma": 1}, "allowed are: beta, tau"),
+    ({"beta": [0.5, {"dog*": 1}]}, "not loaded")])
+def test_bad_gates(loaded, settings, match):
+    with pytest.raises(UserError, match=match):
+        loaded[1].set_gate(**settings)
+
+
+def test_lists_of_a_wrong_length_and_loading_twice(loaded):
+    pipe, handle = loaded
+    with handle.gate(beta=[0.1, 0.2, 0.3]), pytest.raises(UserError, match="list of 3 for 2 prompt"):
+        draw(pipe, [PROMPT, PROMPT])
+    assert handle.settings["beta"] is None
+    with pytest.raises(UserError, match="loaded already"):
+        load_concepts(pipe, handle.concepts)
