@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .errors import UserError
-from .projections import cross_attentions
+from perfusion.errors import UserError
+from perfusion.projections import cross_attentions
 
 FORMAT_VERSION = "1"
 LOCKS = ("local", "trained")  # what a concept is trained with; the global lock is a choice at inference
@@ -43,7 +43,9 @@ def tensors_hash(tensors: Iterable[Tensor]) -> str:
 def base_hash(text_encoder: nn.Module, denoiser: nn.Module) -> str:
     """Hash of what a concept depends on: the text encoder's weights and every cross-attention's W_K and W_V."""
     layers = cross_attentions(denoiser).values()
-    return tensors_hash([*text_encoder.state_dict().values(), *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))])
+    return tensors_hash(
+        [*text_encoder.state_dict().values(), *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))]
+    )
 
 
 @dataclass
@@ -76,8 +78,10 @@ class Concept:
         if self.lock not in LOCKS:
             raise UserError(f'lock="{self.lock}" is unknown; a concept is trained with one of: {", ".join(LOCKS)}.')
         if (self.o_star_k is not None) != (self.lock == "trained"):
-            raise UserError(f'lock="{self.lock}" and o_star_k {"present" if self.o_star_k else "missing"} contradict; '
-                            'o_star_k belongs to lock="trained" and to no other.')
+            raise UserError(
+                f'lock="{self.lock}" and o_star_k {"present" if self.o_star_k else "missing"} contradict; '
+                'o_star_k belongs to lock="trained" and to no other.'
+            )
         if not (math.isfinite(self.beta) and 0 < self.tau < math.inf):
             raise UserError(f"beta={self.beta}, tau={self.tau}: beta must be finite and tau positive.")
 
@@ -85,15 +89,21 @@ class Concept:
         """Write the file at once or not at all. Raises UserError for values that float16 cannot hold."""
         # r does not see the scale of C^-1 i*, float16 does: bring its largest entry to 1.
         key = self.c_inv_i_star / self.c_inv_i_star.abs().max()
-        tensors = {"i_star": self.i_star, "c_inv_i_star": key, "embedding": self.embedding,
-                   "o_star_v": torch.cat(list(self.o_star_v.values()))}
+        tensors = {
+            "i_star": self.i_star,
+            "c_inv_i_star": key,
+            "embedding": self.embedding,
+            "o_star_v": torch.cat(list(self.o_star_v.values())),
+        }
         if self.o_star_k is not None:
             tensors["o_star_k"] = torch.cat([self.o_star_k[name] for name in self.o_star_v])
         tensors = {name: t.detach().cpu().half().contiguous() for name, t in tensors.items()}
         for name, t in tensors.items():
             if not torch.isfinite(t).all():
-                raise UserError(f"{name} of {self.trigger} has values beyond float16 (or not finite); only finite values "
-                                "below 65504 can be saved: train with a lower learning rate.")
+                raise UserError(
+                    f"{name} of {self.trigger} has values beyond float16 (or not finite); only finite values "
+                    "below 65504 can be saved: train with a lower learning rate."
+                )
         # Layer names and the configuration are long and repetitive: packed, they are a few hundred bytes.
         details = {"layers": {name: len(o) for name, o in self.o_star_v.items()}, "config": self.config}
         packed = zlib.compress(json.dumps(details, separators=(",", ":")).encode(), 9)
@@ -107,20 +117,24 @@ class Concept:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Concept":
-        """Read a file, values in float32. Raises UserError, naming both sides, for anything but a whole, valid concept."""
+        """Read a file, values in float32. Raises UserError, naming both sides, for all but a whole, valid concept."""
         path = Path(path)
         if not path.is_file():
             raise UserError(f"concept file {path} does not exist; give the path of a saved .safetensors concept.")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name).float() for name in file.keys()}
+                tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
         except SafetensorError as error:
-            raise UserError(f"{path} is not a safetensors file ({error}); only safetensors concepts are read, "
-                            "never pickles (.pt, .bin, .ckpt).") from error
+            raise UserError(
+                f"{path} is not a safetensors file ({error}); only safetensors concepts are read, "
+                "never pickles (.pt, .bin, .ckpt)."
+            ) from error
         if metadata.get("version") != FORMAT_VERSION:
-            raise UserError(f"{path} has concept format version {metadata.get('version')}, this program reads "
-                            f"{FORMAT_VERSION}; save the concept again, or use the program that wrote it.")
+            raise UserError(
+                f"{path} has concept format version {metadata.get('version')}, this program reads "
+                f"{FORMAT_VERSION}; save the concept again, or use the program that wrote it."
+            )
         _same_keys(path, "metadata", metadata, {"version", "details", *TEXTS, *NUMBERS})
         trained = {"o_star_k"} if metadata["lock"] == "trained" else set()
         _same_keys(path, "tensors", tensors, {"i_star", "c_inv_i_star", "embedding", "o_star_v"} | trained)
@@ -130,31 +144,53 @@ class Concept:
             layers = {str(name): int(width) for name, width in details["layers"].items()}
             config = details["config"]
         except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
-            raise UserError(f"{path} has unreadable metadata ({error}); the file is damaged: save or fetch it again.") from error
+            raise UserError(
+                f"{path} has unreadable metadata ({error}); the file is damaged: save or fetch it again."
+            ) from error
         d, total = tensors["i_star"].numel(), sum(layers.values())
-        wanted = {"i_star": (d,), "c_inv_i_star": (d,), "embedding": (tensors["embedding"].numel(),),
-                  "o_star_v": (total,), "o_star_k": (total,)}
+        wanted = {
+            "i_star": (d,),
+            "c_inv_i_star": (d,),
+            "embedding": (tensors["embedding"].numel(),),
+            "o_star_v": (total,),
+            "o_star_k": (total,),
+        }
         for name, tensor in tensors.items():
             if tuple(tensor.shape) != wanted[name]:
-                raise UserError(f"{path} has {name} of shape {tuple(tensor.shape)} where its other parts need "
-                                f"{wanted[name]}; the file is damaged: save or fetch it again.")
+                raise UserError(
+                    f"{path} has {name} of shape {tuple(tensor.shape)} where its other parts need "
+                    f"{wanted[name]}; the file is damaged: save or fetch it again."
+                )
             if not torch.isfinite(tensor).all():
-                raise UserError(f"{path} has {name} with values that are not finite; only finite ones are allowed: "
-                                "save or fetch it again.")
+                raise UserError(
+                    f"{path} has {name} with values that are not finite; only finite ones are allowed: "
+                    "save or fetch it again."
+                )
         split = lambda o: dict(zip(layers, o.split(list(layers.values()))))
-        return cls(**{name: metadata[name] for name in TEXTS}, **numbers, config=config,
-                   i_star=tensors["i_star"], c_inv_i_star=tensors["c_inv_i_star"], embedding=tensors["embedding"],
-                   o_star_v=split(tensors["o_star_v"]), o_star_k=split(tensors["o_star_k"]) if trained else None)
+        return cls(
+            **{name: metadata[name] for name in TEXTS},
+            **numbers,
+            config=config,
+            i_star=tensors["i_star"],
+            c_inv_i_star=tensors["c_inv_i_star"],
+            embedding=tensors["embedding"],
+            o_star_v=split(tensors["o_star_v"]),
+            o_star_k=split(tensors["o_star_k"]) if trained else None,
+        )
 
     def check_base(self, base_id: str, hash: str) -> None:
         """Raises UserError, naming both sides, where the concept was learned on another base model."""
         if self.base_hash != hash:
-            raise UserError(f"concept {self.trigger} was learned on base {self.base_id} (hash {self.base_hash}), this "
-                            f"pipeline is {base_id} (hash {hash}); load that base, in float32 or float16.")
+            raise UserError(
+                f"concept {self.trigger} was learned on base {self.base_id} (hash {self.base_hash}), this "
+                f"pipeline is {base_id} (hash {hash}); load that base, in float32 or float16."
+            )
 
 
 def _same_keys(path: Path, what: str, found: Iterable[str], wanted: set[str]) -> None:
     missing, unknown = sorted(wanted - set(found)), sorted(set(found) - wanted)
     if missing or unknown:
-        raise UserError(f"{path} has {what} {sorted(found)}, wanted are {sorted(wanted)}: missing {missing}, unknown "
-                        f"{unknown}; the file is not a concept, or damaged: save or fetch it again.")
+        raise UserError(
+            f"{path} has {what} {sorted(found)}, wanted are {sorted(wanted)}: missing {missing}, unknown "
+            f"{unknown}; the file is not a concept, or damaged: save or fetch it again."
+        )

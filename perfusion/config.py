@@ -1,5 +1,6 @@
 """Configuration: where conf/ is, the resolvers it uses, and what is checked before any weights load."""
 
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -8,7 +9,7 @@ from perfusion.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-ASSETS = Path(__file__).parent / "assets"
+ASSETS = Path(os.environ.get("PERFUSION_ASSETS", Path(__file__).parent / "assets"))
 
 OmegaConf.register_new_resolver("assets", lambda path: str(ASSETS / path), replace=True)
 OmegaConf.register_new_resolver("root", lambda path: str(ROOT / path), replace=True)

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from .concept import tensors_hash
-from .errors import UserError
+from perfusion.concept import tensors_hash
+from perfusion.errors import UserError
 
 TOKENS = ("valid", "content", "all")
 
@@ -45,8 +45,15 @@ def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str) -> Tensor:
 
 
 @torch.no_grad()
-def second_moment(captions: list[str], tokenizer, text_encoder, tokens: str = "valid", batch_size: int = 256,
-                  cache_dir: str | os.PathLike | None = None, progress: bool = True) -> Covariance:
+def second_moment(
+    captions: list[str],
+    tokenizer,
+    text_encoder,
+    tokens: str = "valid",
+    batch_size: int = 256,
+    cache_dir: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> Covariance:
     """C = mean of e e^T over the captions' tokens, in float64, one batch at a time.
 
     Cached in cache_dir under the hash of text encoder, captions and tokens, so the same question is computed once.
@@ -71,8 +78,13 @@ def second_moment(captions: list[str], tokenizer, text_encoder, tokens: str = "v
     # like length share a batch.
     captions = sorted(captions, key=len)
     for start in tqdm(range(0, len(captions), batch_size), desc="covariance", unit="batch", disable=not progress):
-        batch = tokenizer(captions[start:start + batch_size], padding="max_length" if tokens == "all" else "longest",
-                          max_length=limit, truncation=True, return_tensors="pt").to(device)
+        batch = tokenizer(
+            captions[start : start + batch_size],
+            padding="max_length" if tokens == "all" else "longest",
+            max_length=limit,
+            truncation=True,
+            return_tensors="pt",
+        ).to(device)
         e = text_encoder(batch.input_ids)[0]
         e = e[token_mask(batch.input_ids, batch.attention_mask, tokens)].double()
         C, count = C + e.T @ e, count + len(e)

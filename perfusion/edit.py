@@ -2,8 +2,9 @@
 
     h = W e_perp + sum_j sigmoid((r_j - beta_j) / tau_j) o*_j,    e_perp = e - sum_j coef_j i*_j
 
-r, the gates and the coefs depend on the encoding e and not on the layer. So they are computed once per prompt and travel
-with e as 2J extra columns, [e, gate_1..J, -coef_1..J]; a layer is then the plain linear map [W, o*_1..J, W i*_1..J].
+r, the gates and the coefs depend on the encoding e and not on the layer. So they are computed once per prompt and
+travel with e as 2J extra columns, [e, gate_1..J, -coef_1..J]; a layer is then the plain linear map [W, o*_1..J, W
+i*_1..J].
 
 Shapes: B samples, T tokens, J concepts, d the width of the text encoder. Everything is computed in float32 (or float64
 where that comes in), autocast off, whatever the model's precision.
@@ -12,13 +13,14 @@ where that comes in), autocast off, whatever the model's precision.
 import torch
 from torch import Tensor
 
-from .errors import UserError
+from perfusion.errors import UserError
 
 
 def inverse_metric(C: Tensor, shrinkage: float) -> Tensor:
     """C^-1 [d, d] of the shrunk second moment C + shrinkage tr(C)/d I, computed in float64, returned in float32.
 
-    C is first divided by tr(C)/d: the scale of C cancels everywhere in the method, and float32 should not have to bear it.
+    C is first divided by tr(C)/d: the scale of C cancels everywhere in the method, and float32 should not have to
+    bear it.
 
     Raises UserError where C + shrinkage ... is not positive definite.
     """
@@ -27,8 +29,10 @@ def inverse_metric(C: Tensor, shrinkage: float) -> Tensor:
     eye = torch.eye(d, dtype=C.dtype, device=C.device)
     L, failed = torch.linalg.cholesky_ex(C * (d / C.trace()) + shrinkage * eye)
     if failed or not torch.isfinite(L).all():
-        raise UserError(f"shrinkage={shrinkage} leaves C ({d} x {d}) singular; allowed is any value that makes it "
-                        "positive definite: try 1e-3, or measure C over more captions.")
+        raise UserError(
+            f"shrinkage={shrinkage} leaves C ({d} x {d}) singular; allowed is any value that makes it "
+            "positive definite: try 1e-3, or measure C over more captions."
+        )
     return torch.cholesky_inverse(L).float()
 
 
@@ -52,24 +56,26 @@ def gate(r: Tensor, beta: Tensor, tau: Tensor) -> Tensor:
 
 
 def overlap(i_stars: Tensor, c_inv_i_stars: Tensor) -> Tensor:
-    """[J, J], row j: how much of i*_j is in every i*_k. The Gram matrix G_jk = i*_j . C^-1 i*_k, rows divided by G_jj."""
+    """[J, J]: how much of i*_k is i*_j. The Gram matrix G_jk = i*_j . C^-1 i*_k, each row divided by G_jj."""
     return energy(i_stars, i_stars, c_inv_i_stars).T
 
 
 def coefficients(r: Tensor, i_stars: Tensor, c_inv_i_stars: Tensor, on: Tensor) -> Tensor:
-    """coef [B, T, J] with e - sum_j coef_j i*_j orthogonal, in the C^-1 metric, to every concept that is on. Appendix B.
+    """coef [B, T, J] that make e - sum_j coef_j i*_j C^-1-orthogonal to every concept that is on. Appendix B.
 
-    The Gram solve G coef = b, b_j = i*_j . C^-1 e, with each row divided by G_jj: then the right side is r itself and the
-    scale of each concept's C^-1 i* cancels. A concept that is off (on [B, J] bool) leaves that sample's system.
+    The Gram solve G coef = b, b_j = i*_j . C^-1 e, with each row divided by G_jj: then the right side is r itself and
+    the scale of each concept's C^-1 i* cancels. A concept that is off (on [B, J] bool) leaves that sample's system.
     """
     J = on.shape[1]
-    G = torch.where(on[:, :, None] & on[:, None, :], overlap(i_stars, c_inv_i_stars),
-                    torch.eye(J, dtype=r.dtype, device=r.device))
+    G = torch.where(
+        on[:, :, None] & on[:, None, :], overlap(i_stars, c_inv_i_stars), torch.eye(J, dtype=r.dtype, device=r.device)
+    )
     return torch.linalg.solve(G, (r * on[:, None]).transpose(1, 2)).transpose(1, 2)
 
 
-def augment(e: Tensor, i_stars: Tensor, c_inv_i_stars: Tensor, beta: Tensor, tau: Tensor,
-            on: Tensor | None = None) -> Tensor:
+def augment(
+    e: Tensor, i_stars: Tensor, c_inv_i_stars: Tensor, beta: Tensor, tau: Tensor, on: Tensor | None = None
+) -> Tensor:
     """[e, gate_1..J, -coef_1..J], [B, T, d + 2J], in the dtype of e; differentiable in e.
 
     e [B, T, d]; i_stars, c_inv_i_stars [J, d]; beta, tau [B, J] or broadcastable to it; on [B, J] bool, all by default.

@@ -17,7 +17,7 @@ def load_pipeline(model: DictConfig):
     if model.path.startswith("/") and not (Path(model.path) / "model_index.json").exists():
         raise UserError(f"model.path={model.path} is not a diffusers pipeline (no model_index.json); "
                         "give a pipeline folder or a hub id, or make Emojiland's with `make emojiland`.")
-    pipe = DiffusionPipeline.from_pretrained(model.path, torch_dtype=getattr(torch, model.dtype))
+    pipe = DiffusionPipeline.from_pretrained(model.path, dtype=getattr(torch, model.dtype))
     pipe.set_progress_bar_config(disable=True)
     pipe.register_to_config(_name_or_path=model.id)
     return pipe

@@ -5,13 +5,14 @@ prompt, no gate and no concept: those are in the columns, so samples of one batc
 """
 
 import weakref
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from .errors import UserError
+from perfusion.errors import UserError
 
 
 def cross_attentions(model: nn.Module) -> dict[str, Attention]:
@@ -19,18 +20,27 @@ def cross_attentions(model: nn.Module) -> dict[str, Attention]:
 
     Raises UserError where there is none, or one whose keys and values are not a plain linear map of the encoding.
     """
-    found = {name: m for name, m in model.named_modules()
-             if isinstance(m, Attention) and m.is_cross_attention and m.to_k is not None}
+    found = {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, Attention) and m.is_cross_attention and m.to_k is not None
+    }
     if not found:
-        raise UserError(f"model={type(model).__name__} has no cross-attention; a text-conditioned diffusers model is needed.")
+        raise UserError(
+            f"model={type(model).__name__} has no cross-attention; a text-conditioned diffusers model is needed."
+        )
     for name, attention in found.items():
         if attention.norm_cross is not None or attention.fused_projections:
-            raise UserError(f"{name} normalizes its encodings or has fused projections; the edit needs plain to_k and "
-                            "to_v: call unfuse_qkv_projections() first, or use another model.")
+            raise UserError(
+                f"{name} normalizes its encodings or has fused projections; the edit needs plain to_k and "
+                "to_v: call unfuse_qkv_projections() first, or use another model."
+            )
         for layer in (attention.to_k, attention.to_v):
             if not isinstance(layer, (nn.Linear, WidenedLinear)):
-                raise UserError(f"{name} has {type(layer).__name__} for to_k or to_v where torch.nn.Linear is needed; "
-                                "fuse or unload other adapters first.")
+                raise UserError(
+                    f"{name} has {type(layer).__name__} for to_k or to_v where torch.nn.Linear is needed; "
+                    "fuse or unload other adapters first."
+                )
     widths = {attention.to_k.in_features for attention in found.values()}
     if len(widths) > 1:
         raise UserError(f"cross-attentions take encodings of widths {sorted(widths)}; one common width is needed.")
@@ -64,7 +74,7 @@ class WidenedLinear(nn.Module):
 
     def project(self, x: Tensor) -> Tensor:
         """The linear map itself, on [..., d + 2J]."""
-        e, columns = x[..., :self.in_features], x[..., self.in_features:]
+        e, columns = x[..., : self.in_features], x[..., self.in_features :]
         # Two sums and not one product with [W, o*, W i*]: no copy of W is kept, and columns of 0 add exactly 0, so that
         # a prompt with every concept off draws what the base model draws, to the last bit.
         rows = torch.cat([self.o_star.to(e.dtype), F.linear(self.i_star.to(e.dtype), self.weight)])
@@ -73,14 +83,25 @@ class WidenedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         width = self.in_features + 2 * len(self.i_star)
         if x.shape[-1] not in (width, 2 * width):
-            raise UserError(f"encodings are {x.shape[-1]} wide, but {len(self.i_star)} concept(s) are loaded, which need "
-                            f"{width} or {2 * width}; call load_concepts on the very pipeline that draws, or unload.")
+            raise UserError(
+                f"encodings are {x.shape[-1]} wide, but {len(self.i_star)} concept(s) are loaded, which need "
+                f"{width} or {2 * width}; call load_concepts on the very pipeline that draws, or unload."
+            )
         # An encoding's outputs are kept while that same tensor lives and neither it nor the layer is written to. Not
         # under grad, and not for inference-mode tensors, which do not count their writes.
-        if torch.is_grad_enabled() or x.is_inference() or torch.compiler.is_compiling():
+        untracked = x.is_inference() or self.o_star.is_inference() or self.weight.is_inference()
+        if torch.is_grad_enabled() or untracked or torch.compiler.is_compiling():
             return self.project(self.slice(x, width))
-        key = (x._version, self.weight.data_ptr(), self.weight._version, self.o_star.data_ptr(), self.o_star._version,
-               self.i_star.data_ptr(), self.i_star._version, torch.is_autocast_enabled(x.device.type))
+        key = (
+            x._version,
+            self.weight.data_ptr(),
+            self.weight._version,
+            self.o_star.data_ptr(),
+            self.o_star._version,
+            self.i_star.data_ptr(),
+            self.i_star._version,
+            torch.is_autocast_enabled(x.device.type),
+        )
         if self._seen() is not x or self._key != key:
             self._output = self.project(self.slice(x, width))
             self._seen, self._key = weakref.ref(x), key
@@ -93,8 +114,8 @@ class WidenedLinear(nn.Module):
 
 def lock_o_star_k(model: nn.Module, super_encodings: Tensor) -> dict[str, Tensor]:
     """The local lock: o*_K = W_K . (encoding of the super-category's token). [J, d] to {layer: [J, d_l]}, float32."""
-    return {name: F.linear(super_encodings.float(), attention.to_k.weight.detach().float())
-            for name, attention in cross_attentions(model).items()}
+    weights = {name: attention.to_k.weight.detach().float() for name, attention in cross_attentions(model).items()}
+    return {name: F.linear(super_encodings.to(W), W) for name, W in weights.items()}
 
 
 class Widened:
@@ -109,8 +130,10 @@ class Widened:
             shapes = {name: tuple(o.shape) for name, o in o_star.items()}
             wanted = {name: (len(i_star), getattr(a, f"to_{part}").out_features) for name, a in attentions.items()}
             if shapes != wanted:
-                raise UserError(f"o_star_{part} has shapes {shapes}, the model's cross-attentions need {wanted}; "
-                                "use the model the concept was learned on.")
+                raise UserError(
+                    f"o_star_{part} has shapes {shapes}, the model's cross-attentions need {wanted}; "
+                    "use the model the concept was learned on."
+                )
         d = attentions[next(iter(attentions))].to_k.in_features
         if i_star.shape[-1] != d:
             raise UserError(f"i_star is {i_star.shape[-1]} wide, the model's encodings {d}; use its own text encoder.")
@@ -139,8 +162,19 @@ class Widened:
         for _, layer in self.layers:
             layer.i_star.copy_(i_star)
 
+    @contextmanager
+    def paused(self):
+        """The model's own layers for a with-block, e.g. to draw through the public pipeline amid training."""
+        for attention, part, base in self.originals:
+            setattr(attention, part, base)
+        try:
+            yield
+        finally:
+            for (attention, part, _), (_, layer) in zip(self.originals, self.layers):
+                setattr(attention, part, layer)
+
     def restore(self) -> None:
-        """Put the model's own layers back, the same objects with the same weights."""
+        """Put the model's own layers back for good, the same objects with the same weights."""
         for attention, part, base in self.originals:
             setattr(attention, part, base)
         self.originals, self.layers = [], []

@@ -54,7 +54,11 @@ class Selection(pl.Callback):
         return {"step": module.global_step, **scores}
 
     def state_dict(self) -> dict:
-        return {"best": self.best, "history": self.history}
+        # The best concept so far travels with the checkpoint: a run resumed in another folder has it too.
+        kept = torch.frombuffer(bytearray(self.path.read_bytes()), dtype=torch.uint8) if self.history else None
+        return {"best": self.best, "history": self.history, "file": kept}
 
     def load_state_dict(self, state: dict) -> None:
         self.best, self.history = state["best"], state["history"]
+        if state["file"] is not None:
+            self.path.write_bytes(bytes(state["file"].tolist()))

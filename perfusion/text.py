@@ -1,8 +1,8 @@
 """Prompts to encodings: placeholder words, their super-category twins, token positions. Knows no denoiser.
 
-A placeholder such as "teddy*" becomes one added token of a *copy* of the tokenizer. Its learned embedding is written into
-the text encoder's input by hooks while they are installed: the frozen embedding matrix is neither resized nor trained, so
-removing the hooks restores the encoder exactly, and gradients reach the learned vector and nothing else.
+A placeholder such as "teddy*" becomes one added token of a *copy* of the tokenizer. Its learned embedding is written
+into the text encoder's input by hooks while they are installed: the frozen embedding matrix is neither resized nor
+trained, so removing the hooks restores the encoder exactly, and gradients reach the learned vector and nothing else.
 """
 
 import copy
@@ -15,11 +15,20 @@ import torch
 from tokenizers import AddedToken
 from torch import Tensor
 
-from .errors import UserError
+from perfusion.errors import UserError
 
 # method.md 4, as in the re-implementations.
-TEMPLATES = ("a photo of a {}", "a good photo of a {}", "the photo of a {}", "a good photo of the {}", "image of a {}",
-             "image of the {}", "a photograph of {}", "a {} shown in a photo", "a photo of {}")
+TEMPLATES = (
+    "a photo of a {}",
+    "a good photo of a {}",
+    "the photo of a {}",
+    "a good photo of the {}",
+    "image of a {}",
+    "image of the {}",
+    "a photograph of {}",
+    "a {} shown in a photo",
+    "a photo of {}",
+)
 
 
 def single_token(tokenizer, super_category: str) -> int:
@@ -34,14 +43,17 @@ def single_token(tokenizer, super_category: str) -> int:
     parts = super_category.lower().split()
     near = [part for part in reversed(parts) if part in words and len(parts) > 1]
     near += [w for w in difflib.get_close_matches(super_category.lower(), words, n=5, cutoff=0.4) if w not in near]
-    raise UserError(f'super_category="{super_category}" is {len(ids)} tokens of the tokenizer, exactly 1 is allowed; '
-                    f"the nearest single-token words are: {', '.join(near) or 'none'}.")
+    raise UserError(
+        f'super_category="{super_category}" is {len(ids)} tokens of the tokenizer, exactly 1 is allowed; '
+        f"the nearest single-token words are: {', '.join(near) or 'none'}."
+    )
 
 
 def add_placeholders(tokenizer, triggers: list[str]):
     """A copy of the tokenizer with one new token per trigger word, and {trigger: token id}.
 
-    Raises UserError for a trigger that is empty, has spaces, is a word the tokenizer knows as one token, or equals another.
+    Raises UserError for a trigger that is empty, has spaces, is a word the tokenizer knows as one token, or equals
+    another.
     """
     tokenizer = copy.deepcopy(tokenizer)
     ids, seen = {}, {}
@@ -49,9 +61,13 @@ def add_placeholders(tokenizer, triggers: list[str]):
         if not trigger.strip() or re.search(r"\s", trigger):
             raise UserError(f'trigger="{trigger}" must be one word without spaces, such as "teddy*".')
         if trigger.lower() in seen:  # the tokenizer lower-cases
-            raise UserError(f'trigger="{trigger}" collides with "{seen[trigger.lower()]}"; give each concept its own word.')
+            raise UserError(
+                f'trigger="{trigger}" collides with "{seen[trigger.lower()]}"; give each concept its own word.'
+            )
         if len(tokenizer(trigger, add_special_tokens=False).input_ids) == 1:
-            raise UserError(f'trigger="{trigger}" is already a word of the tokenizer; use a new one such as "{trigger}*".')
+            raise UserError(
+                f'trigger="{trigger}" is already a word of the tokenizer; use a new one such as "{trigger}*".'
+            )
         seen[trigger.lower()] = trigger
         tokenizer.add_tokens([AddedToken(trigger.lower(), single_word=True, normalized=True)])
         ids[trigger] = tokenizer.convert_tokens_to_ids(trigger.lower())
@@ -101,15 +117,19 @@ def tokenize(tokenizer, prompts: list[str]) -> Tensor:
     limit = tokenizer.model_max_length
     for prompt, ids in zip(prompts, tokenizer(prompts, truncation=False, verbose=False).input_ids):
         if len(ids) > limit:
-            warnings.warn(f'prompt "{prompt}" has {len(ids)} tokens, the text encoder takes {limit}: '
-                          f"the last {len(ids) - limit} before the end are ignored; shorten it.", stacklevel=2)
+            warnings.warn(
+                f'prompt "{prompt}" has {len(ids)} tokens, the text encoder takes {limit}: '
+                f"the last {len(ids) - limit} before the end are ignored; shorten it.",
+                stacklevel=2,
+            )
     return tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
 
 
 def encode(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Encodings [B, T, d] and token ids [B, T] (on the same device); `ids == token_id` are a word's positions.
 
-    rows: {placeholder's token id: embedding}, differentiable; None where the hooks are installed already, or not needed.
+    rows: {placeholder's token id: embedding}, differentiable; None where the hooks are installed already, or not
+    needed.
     """
     device = text_encoder.get_input_embeddings().weight.device
     ids = tokenize(tokenizer, prompts).to(device)
@@ -118,11 +138,11 @@ def encode(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] 
 
 
 def twin_prompts(prompts: list[str], super_categories: dict[str, str]) -> list[str]:
-    """The same prompts with every trigger word replaced by its super-category's: same tokens elsewhere, same positions."""
+    """The prompts with every trigger replaced by its super-category's word: no other token changes or moves."""
     for trigger, super_category in super_categories.items():
         # The boundaries of an AddedToken with single_word=True: no word character on either side.
         pattern = rf"(?<!\w){re.escape(trigger)}(?!\w)"
-        prompts = [re.sub(pattern, lambda _: super_category, p, flags=re.IGNORECASE) for p in prompts]
+        prompts = [re.sub(pattern, lambda _, word=super_category: word, p, flags=re.IGNORECASE) for p in prompts]
     return prompts
 
 
@@ -141,8 +161,9 @@ def mean_at(encodings: Tensor, positions: Tensor) -> Tensor:
 def super_encoding(tokenizer, text_encoder, super_category: str) -> Tensor:
     """The super-category's encoding [d], float32: its token's, averaged over TEMPLATES.
 
-    A function of the base model and the word alone, so the local lock's o*_K = W_K . (this) need not be stored: training
-    and inference both call this. (The paper's start is a mean over the first batch, a random draw of the same templates.)
+    A function of the base model and the word alone, so the local lock's o*_K = W_K . (this) need not be stored:
+    training and inference both call this. (The paper's start is a mean over the first batch, a random draw of the
+    same templates.)
     """
     token_id = single_token(tokenizer, super_category)
     encodings, ids = encode(tokenizer, text_encoder, [t.format(super_category) for t in TEMPLATES])

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from transformers import AutoTokenizer
 
+from perfusion.concept import LOCKS, Concept, base_hash
 from perfusion.config import concept_of
 from perfusion.data import ConceptData, picture_paths
 from perfusion.draw import draw
@@ -18,7 +19,6 @@ from perfusion.edit import inverse_metric
 from perfusion.errors import UserError
 from perfusion.evaluation.clip import ClipScorer
 from perfusion.models import covariance, load_pipeline
-from perfusion.concept import Concept, base_hash
 from perfusion.module import PerfusionModule
 from perfusion.picture import grid
 from perfusion.pipeline import load_concepts
@@ -40,6 +40,8 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     add_placeholders(tokenizer, [concept_cfg.name])
     if cfg.masks not in ("clipseg", None):
         raise UserError(f"masks={cfg.masks} is unknown; allowed are clipseg and null.")
+    if cfg.lock not in LOCKS:
+        raise UserError(f"lock={cfg.lock} is unknown; a concept is trained with one of: {', '.join(LOCKS)}.")
     if cfg.resume and not Path(cfg.resume).is_file():
         raise UserError(f"resume={cfg.resume} does not exist; give a run's last.ckpt, or null to start anew.")
     data = ConceptData(picture_paths(concept_cfg.images), cfg.model.resolution, concept_cfg.super_category,

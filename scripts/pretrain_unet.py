@@ -80,7 +80,7 @@ class UNetPretraining(Pretraining):
 def main(cfg) -> None:
     folder = Path(cfg.assets) / "pipeline"
     scenes = SceneCache(cfg.scenes, 1, held_out=False)
-    vae = AutoencoderKL.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}

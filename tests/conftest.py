@@ -18,18 +18,46 @@ from perfusion.text import TEMPLATES, super_encoding, word_embedding
 
 torch.set_num_threads(1)
 
-WORDS = "teddy teapot cat dog robot beach snow night hat car red blue the with wearing next to on in and".split()
+WORDS = [
+    "teddy",
+    "teapot",
+    "cat",
+    "dog",
+    "robot",
+    "beach",
+    "snow",
+    "night",
+    "hat",
+    "car",
+    "red",
+    "blue",
+    "the",
+    "with",
+    "wearing",
+    "next",
+    "to",
+    "on",
+    "in",
+    "and",
+]
 
 
 def tiny_tokenizer(limit: int = 16) -> CLIPTokenizer:
     """A CLIP tokenizer over a BPE vocabulary trained here, in CLIP's style."""
     bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False,
-                                  special_tokens=["<|startoftext|>", "<|endoftext|>"])
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+    )
     corpus = [t.format(w) for t in TEMPLATES for w in WORDS] * 20
     # Every single byte also ends a word somewhere, so that any text can be spelled.
     bpe.train_from_iterator(corpus + [chr(c) for c in range(33, 127)] * 3, trainer)
@@ -43,16 +71,38 @@ def folder(tmp_path_factory):
     """A saved StableDiffusionPipeline: 8 x 8 latents, encodings 32 wide, cross-attentions of two widths."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=16, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id))
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=37,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=16,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32, attention_head_dim=4)
-    vae = AutoencoderKL(block_out_channels=(8, 16), norm_num_groups=4, latent_channels=4,
-                        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=4,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+    )
     # A fresh initialization all but ignores the text; louder encodings make the pictures depend on it.
     with torch.no_grad():
         text_encoder.get_input_embeddings().weight.mul_(20)
@@ -60,8 +110,16 @@ def folder(tmp_path_factory):
             attention.to_v.weight.mul_(4)
             attention.to_out[0].weight.mul_(4)
     scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, safety_checker=None,
-                                   feature_extractor=None, requires_safety_checker=False)
+    pipe = StableDiffusionPipeline(
+        vae,
+        text_encoder,
+        tokenizer,
+        unet,
+        scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
     path = tmp_path_factory.mktemp("tiny") / "pipeline"
     pipe.save_pretrained(path)
     return path
@@ -77,6 +135,7 @@ def pipe(folder):
 @pytest.fixture
 def make_concept():
     """A concept for a pipeline, o*_V and embedding moved off their start as training would."""
+
     def make(pipe, trigger="teddy*", super_category="teddy", seed=0, lock="local") -> Concept:
         g = torch.Generator().manual_seed(seed)
         noisy = lambda x: x + 0.5 * x.std() * torch.randn(x.shape, generator=g)
@@ -84,10 +143,20 @@ def make_concept():
         e = torch.randn(500, d, generator=g)
         i_star = noisy(super_encoding(pipe.tokenizer, pipe.text_encoder, super_category))
         c_inv_i_star = target_key(inverse_metric(e.T @ e, 1e-2), i_star)
-        o_star = lambda part: {name: noisy(getattr(a, part).weight.detach() @ i_star)
-                               for name, a in cross_attentions(pipe.unet).items()}
-        return Concept(trigger, super_category, i_star, c_inv_i_star,
-                       noisy(word_embedding(pipe.tokenizer, pipe.text_encoder, super_category)), o_star("to_v"),
-                       o_star("to_k") if lock == "trained" else None, lock, base_id="tiny",
-                       base_hash=base_hash(pipe.text_encoder, pipe.unet))
+        o_star = lambda part: {
+            name: noisy(getattr(a, part).weight.detach() @ i_star) for name, a in cross_attentions(pipe.unet).items()
+        }
+        return Concept(
+            trigger,
+            super_category,
+            i_star,
+            c_inv_i_star,
+            noisy(word_embedding(pipe.tokenizer, pipe.text_encoder, super_category)),
+            o_star("to_v"),
+            o_star("to_k") if lock == "trained" else None,
+            lock,
+            base_id="tiny",
+            base_hash=base_hash(pipe.text_encoder, pipe.unet),
+        )
+
     return make

@@ -6,19 +6,33 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from test_projections import sd15_unet
 
 from perfusion.concept import Concept, base_hash
 from perfusion.edit import energy, inverse_metric, target_key
 from perfusion.errors import UserError
 from perfusion.projections import cross_attentions
-from test_projections import sd15_unet
 
 # What a training run would put in: as many keys, with values as long.
-CONFIG = {"concept": {"name": "teddy", "images": "data/concepts/teddy", "super_category": "teddy", "trigger": "teddy*"},
-          "lr_o_star": 0.03, "lr_embedding": 0.006, "weight_decay": 0.0, "batch_size": 16, "max_steps": 400, "seed": 0,
-          "beta": 0.75, "tau": 0.1, "lock": "local", "i_star_decay": 0.99, "straight_through": False, "mask": "clipseg",
-          "flip": 0.5, "precision": "32-true", "covariance": {"captions": 100000, "tokens": "valid", "shrinkage": 0.001},
-          "selection": {"every": 25, "prompts": 8, "steps": 50, "guidance": 6.0}}
+CONFIG = {
+    "concept": {"name": "teddy", "images": "data/concepts/teddy", "super_category": "teddy", "trigger": "teddy*"},
+    "lr_o_star": 0.03,
+    "lr_embedding": 0.006,
+    "weight_decay": 0.0,
+    "batch_size": 16,
+    "max_steps": 400,
+    "seed": 0,
+    "beta": 0.75,
+    "tau": 0.1,
+    "lock": "local",
+    "i_star_decay": 0.99,
+    "straight_through": False,
+    "mask": "clipseg",
+    "flip": 0.5,
+    "precision": "32-true",
+    "covariance": {"captions": 100000, "tokens": "valid", "shrinkage": 0.001},
+    "selection": {"every": 25, "prompts": 8, "steps": 50, "guidance": 6.0},
+}
 
 
 @pytest.fixture
@@ -30,7 +44,7 @@ def saved(pipe, make_concept, tmp_path):
 
 def change(path, tensors=lambda t: t, metadata=lambda m: m):
     with safe_open(path, framework="pt") as file:
-        t, m = {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata())
+        t, m = {k: file.get_tensor(k) for k in file.keys()}, dict(file.metadata())  # noqa: SIM118
     save_file({k: v.contiguous() for k, v in tensors(t).items()}, path, metadata(m))
 
 
@@ -57,7 +71,7 @@ def test_round_trip(pipe, make_concept, tmp_path, lock):
 
 @pytest.mark.parametrize("d, condition", [(768, 4e3), (128, 4e4)])
 def test_float16_is_enough_for_the_energies(d, condition):
-    """Both at SD 1.5's condition number and at a shrunk Emojiland's: i* and C^-1 i* stored in float16 move r by < .005."""
+    """At SD 1.5's condition number and at a shrunk Emojiland's, storing in float16 moves r by < .005."""
     g = torch.Generator().manual_seed(0)
     basis, _ = torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64))
     spectrum = torch.logspace(0, -torch.log10(torch.tensor(condition)).item(), d, dtype=torch.float64)
@@ -67,35 +81,52 @@ def test_float16_is_enough_for_the_energies(d, condition):
     key = target_key(inverse_metric(C, 0.0), i_star)
     stored = lambda x: (x / x.abs().max()).half().float()
     r = energy(e[None].float(), i_star[None], key[None])
-    torch.testing.assert_close(energy(e[None].float(), i_star.half().float()[None], stored(key)[None]), r, rtol=0, atol=5e-3)
+    torch.testing.assert_close(
+        energy(e[None].float(), i_star.half().float()[None], stored(key)[None]), r, rtol=0, atol=5e-3
+    )
 
 
 def test_at_most_30_KB_at_sd15_dimensions(tmp_path):
     o_star_v = {name: torch.randn(a.to_v.out_features) for name, a in cross_attentions(sd15_unet()).items()}
-    concept = Concept("teddy*", "teddy", torch.randn(768), torch.randn(768), torch.randn(768), o_star_v, steps=175,
-                      base_id="stable-diffusion-v1-5/stable-diffusion-v1-5", base_hash="0123456789abcdef" * 2,
-                      covariance_hash="fedcba9876543210" * 2, shrinkage=1e-3, licence="CC-BY-4.0", config=CONFIG)
+    concept = Concept(
+        "teddy*",
+        "teddy",
+        torch.randn(768),
+        torch.randn(768),
+        torch.randn(768),
+        o_star_v,
+        steps=175,
+        base_id="stable-diffusion-v1-5/stable-diffusion-v1-5",
+        base_hash="0123456789abcdef" * 2,
+        covariance_hash="fedcba9876543210" * 2,
+        shrinkage=1e-3,
+        licence="CC-BY-4.0",
+        config=CONFIG,
+    )
     concept.save(tmp_path / "c.safetensors")
     assert 28_000 < (tmp_path / "c.safetensors").stat().st_size <= 30 * 1024
     assert Concept.load(tmp_path / "c.safetensors").config == CONFIG
 
 
-@pytest.mark.parametrize("tensors, metadata, match", [
-    (lambda t: {k: v for k, v in t.items() if k != "i_star"}, None, r"missing \['i_star'\]"),
-    (lambda t: t | {"C": torch.eye(3)}, None, r"unknown \['C'\]"),
-    (lambda t: t | {"c_inv_i_star": torch.ones(31)}, None, r"c_inv_i_star of shape \(31,\).*\(32,\)"),
-    (lambda t: t | {"o_star_v": t["o_star_v"][1:]}, None, "o_star_v of shape"),
-    (lambda t: t | {"i_star": t["i_star"] * float("nan")}, None, "not finite"),
-    (None, lambda m: m | {"version": "2"}, "version 2, this program reads 1"),
-    (None, lambda m: {}, "version None"),
-    (None, lambda m: m | {"colour": "red"}, r"unknown \['colour'\]"),
-    (None, lambda m: {k: v for k, v in m.items() if k != "licence"}, r"missing \['licence'\]"),
-    (None, lambda m: m | {"lock": "trained"}, r"missing \['o_star_k'\]"),
-    (None, lambda m: m | {"lock": "global"}, 'lock="global" is unknown'),
-    (None, lambda m: m | {"beta": "high"}, "unreadable metadata.*high"),
-    (None, lambda m: m | {"tau": "0"}, "tau positive"),
-    (None, lambda m: m | {"details": "abc"}, "unreadable metadata"),
-])
+@pytest.mark.parametrize(
+    "tensors, metadata, match",
+    [
+        (lambda t: {k: v for k, v in t.items() if k != "i_star"}, None, r"missing \['i_star'\]"),
+        (lambda t: t | {"C": torch.eye(3)}, None, r"unknown \['C'\]"),
+        (lambda t: t | {"c_inv_i_star": torch.ones(31)}, None, r"c_inv_i_star of shape \(31,\).*\(32,\)"),
+        (lambda t: t | {"o_star_v": t["o_star_v"][1:]}, None, "o_star_v of shape"),
+        (lambda t: t | {"i_star": t["i_star"] * float("nan")}, None, "not finite"),
+        (None, lambda m: m | {"version": "2"}, "version 2, this program reads 1"),
+        (None, lambda m: {}, "version None"),
+        (None, lambda m: m | {"colour": "red"}, r"unknown \['colour'\]"),
+        (None, lambda m: {k: v for k, v in m.items() if k != "licence"}, r"missing \['licence'\]"),
+        (None, lambda m: m | {"lock": "trained"}, r"missing \['o_star_k'\]"),
+        (None, lambda m: m | {"lock": "global"}, 'lock="global" is unknown'),
+        (None, lambda m: m | {"beta": "high"}, "unreadable metadata.*high"),
+        (None, lambda m: m | {"tau": "0"}, "tau positive"),
+        (None, lambda m: m | {"details": "abc"}, "unreadable metadata"),
+    ],
+)
 def test_bad_files_are_refused(saved, tensors, metadata, match):
     change(saved[1], tensors or (lambda t: t), metadata or (lambda m: m))
     with pytest.raises(UserError, match=match):

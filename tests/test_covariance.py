@@ -32,8 +32,9 @@ def test_is_the_mean_outer_product(pipe, tokens, batch_size):
 
 
 def test_cache_is_by_the_hash_of_all_inputs(pipe, tmp_path):
-    make = lambda captions=CAPTIONS, tokens="valid": second_moment(captions, pipe.tokenizer, pipe.text_encoder, tokens,
-                                                                   cache_dir=tmp_path, progress=False)
+    make = lambda captions=CAPTIONS, tokens="valid": second_moment(
+        captions, pipe.tokenizer, pipe.text_encoder, tokens, cache_dir=tmp_path, progress=False
+    )
     first = make()
     assert len(list(tmp_path.iterdir())) == 1
     pipe.text_encoder.forward = None  # a second time, the encoder must not run

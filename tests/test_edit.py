@@ -1,4 +1,4 @@
-"""The mathematics as properties, in float64: literal Eq. 3, Appendix B by Cholesky and QR, perfusion-pytorch's forward."""
+"""The mathematics as properties, in float64, against literal Eq. 3, Appendix B and perfusion-pytorch."""
 
 import pytest
 import torch
@@ -74,7 +74,7 @@ def test_scale_of_C_cancels(seed, J, scale):
 
 @given(seeds, st.integers(2, 3), st.floats(1e-3, 1e3))
 def test_scale_of_each_key_cancels(seed, J, scale):
-    C, W, e, i, o, beta, tau = problem(seed, J)
+    C, _, e, i, _, beta, tau = problem(seed, J)
     keys = target_key(torch.linalg.inv(C), i)
     scaled = keys * torch.tensor([scale] + [1.0] * (J - 1)).double()[:, None]
     torch.testing.assert_close(augment(e, i, scaled, beta, tau), augment(e, i, keys, beta, tau))
@@ -98,7 +98,9 @@ def test_far_away_only_the_component_along_i_star_is_lost(seed):
 
 def test_published_gates():
     one = torch.ones(1, 1, 1)
-    values = [gate(one, torch.tensor([[b]]), torch.tensor([[t]])).item() for b, t in ((.75, .1), (.75, .15), (.60, .15))]
+    values = [
+        gate(one, torch.tensor([[b]]), torch.tensor([[t]])).item() for b, t in ((0.75, 0.1), (0.75, 0.15), (0.60, 0.15))
+    ]
     assert [round(v, 2) for v in values] == [0.92, 0.84, 0.94]
 
 
@@ -107,7 +109,9 @@ def test_per_sample_settings_equal_one_by_one(seed, J):
     C, W, e, i, o, beta, tau = problem(seed, J, B=3)
     together = edited(C, W, e, i, o, beta, tau)
     for b in range(3):
-        torch.testing.assert_close(together[b:b + 1], edited(C, W, e[b:b + 1], i, o, beta[b:b + 1], tau[b:b + 1]))
+        torch.testing.assert_close(
+            together[b : b + 1], edited(C, W, e[b : b + 1], i, o, beta[b : b + 1], tau[b : b + 1])
+        )
 
 
 @given(seeds, st.lists(st.lists(st.booleans(), min_size=3, max_size=3), min_size=2, max_size=2))
@@ -119,12 +123,16 @@ def test_a_concept_that_is_off_is_not_there(seed, on):
     for b in range(2):
         k = on[b]
         assert (wide[b, :, D:].reshape(T, 2, 3)[:, :, ~k] == 0).all()
-        alone = edited(C, W, e[b:b + 1], i[k], o[k], beta[b:b + 1, k], tau[b:b + 1, k]) if k.any() else e[b:b + 1] @ W.T
-        torch.testing.assert_close(out[b:b + 1], alone)
+        alone = (
+            edited(C, W, e[b : b + 1], i[k], o[k], beta[b : b + 1, k], tau[b : b + 1, k])
+            if k.any()
+            else e[b : b + 1] @ W.T
+        )
+        torch.testing.assert_close(out[b : b + 1], alone)
 
 
 def test_half_precision_is_computed_in_float32_under_autocast():
-    C, W, e, i, o, beta, tau = problem(0, 2)
+    C, _, e, i, _, beta, tau = problem(0, 2)
     keys = target_key(torch.linalg.inv(C), i)
     half = e.bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
@@ -134,7 +142,7 @@ def test_half_precision_is_computed_in_float32_under_autocast():
 
 
 def test_gradient_reaches_the_encoding_only_and_is_right():
-    C, W, e, i, o, beta, tau = problem(1, 2)
+    C, _, e, i, _, beta, tau = problem(1, 2)
     keys = target_key(torch.linalg.inv(C), i)
     assert torch.autograd.gradcheck(lambda x: augment(x, i, keys, beta, tau), e.requires_grad_())
 
@@ -150,8 +158,8 @@ def test_shrinkage_makes_a_singular_C_usable():
 @pytest.mark.parametrize("J", [1, 2])
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_perfusion_pytorch(seed, J):
-    """Its no-Cholesky forward subtracts r_j i*_j one by one, which is the joint projection where the i* are orthogonal in
-    the C^-1 metric, and an approximation elsewhere: compared on such i*."""
+    """Its no-Cholesky forward subtracts r_j i*_j one by one, which is the joint projection where the i* are
+    C^-1-orthogonal, and an approximation elsewhere: compared on such i*."""
     perfusion = pytest.importorskip("perfusion_pytorch.perfusion")
     C, W, e, i, o, _, _ = problem(seed, J)
     C_inv = torch.linalg.inv(C)
@@ -162,8 +170,8 @@ def test_agrees_with_perfusion_pytorch(seed, J):
     modules = []
     for j in range(J):  # its constructor fails for more than one concept; merging is its own way to several
         module = perfusion.Rank1EditModule(projection, C=C.float(), text_seq_len=T).eval()
-        module.ema_concept_text_encs.copy_(i[j:j + 1])
-        module.concept_outputs.data.copy_(o[j:j + 1])
+        module.ema_concept_text_encs.copy_(i[j : j + 1])
+        module.concept_outputs.data.copy_(o[j : j + 1])
         module.initted.fill_(True)
         modules.append(module)
     module = perfusion.merge_rank1_edit_modules(*modules) if J > 1 else modules[0]

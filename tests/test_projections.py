@@ -13,8 +13,13 @@ from perfusion.projections import WidenedLinear, cross_attentions, lock_o_star_k
 def sd15_unet() -> UNet2DConditionModel:
     """Stable Diffusion 1.5's UNet as its published config has it, without memory."""
     with torch.device("meta"):
-        return UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), layers_per_block=2,
-                                    cross_attention_dim=768, attention_head_dim=8)
+        return UNet2DConditionModel(
+            sample_size=64,
+            block_out_channels=(320, 640, 1280, 1280),
+            layers_per_block=2,
+            cross_attention_dim=768,
+            attention_head_dim=8,
+        )
 
 
 def targets(model, J=1, seed=0):
@@ -63,7 +68,9 @@ def test_columns_of_zero_are_the_base_model_and_restore_is_exact(pipe):
         run(pipe.unet, e)
     widened.restore()
     assert torch.equal(run(pipe.unet, e), before)
-    assert all(a is b for a, b in zip(layers, [m for a in cross_attentions(pipe.unet).values() for m in (a.to_k, a.to_v)]))
+    assert all(
+        a is b for a, b in zip(layers, [m for a in cross_attentions(pipe.unet).values() for m in (a.to_k, a.to_v)])
+    )
     assert all(torch.equal(v, state[k]) for k, v in pipe.unet.state_dict().items())
 
 
@@ -79,13 +86,17 @@ def test_keys_and_values_can_have_different_encodings(pipe):
 @torch.no_grad()
 def test_outputs_are_kept_until_anything_changes(pipe):
     widened = widen(pipe.unet, *targets(pipe.unet))
-    name, layer = widened.layers[0]
+    _, layer = widened.layers[0]
     x = torch.randn(1, 16, 34)
     first = layer(x)
     assert layer(x) is first  # the next denoising step
     assert layer(x.clone()) is not first
-    for change in (lambda: x.mul_(2), lambda: layer.o_star.add_(1), lambda: widened.set_i_star(torch.ones(1, 32)),
-                   lambda: layer.weight.mul_(2)):
+    for change in (
+        lambda: x.mul_(2),
+        lambda: layer.o_star.add_(1),
+        lambda: widened.set_i_star(torch.ones(1, 32)),
+        lambda: layer.weight.mul_(2),
+    ):
         before = layer(x)
         change()
         assert not torch.equal(layer(x), before)
@@ -100,6 +111,18 @@ def test_inference_mode_works_and_keeps_nothing(pipe):
         x = torch.randn(1, 16, 34)
         before = layer(x)
         assert not torch.equal(layer(x.mul_(2)), before)
+
+
+@torch.no_grad()
+def test_paused(pipe):
+    e = torch.randn(2, 16, 34)
+    before = run(pipe.unet, e[..., :32])
+    widened = widen(pipe.unet, *targets(pipe.unet))
+    wide = run(pipe.unet, e)
+    with widened.paused():
+        assert torch.equal(run(pipe.unet, e[..., :32]), before)
+        widen(pipe.unet, *targets(pipe.unet, seed=1)).restore()  # room for the public pipeline
+    assert torch.equal(run(pipe.unet, e), wide)
 
 
 def test_training_moves_o_star_alone(pipe):

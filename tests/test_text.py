@@ -4,8 +4,17 @@ import pytest
 import torch
 
 from perfusion.errors import UserError
-from perfusion.text import (add_placeholders, encode, has_token, placeholder_rows, single_token, super_encoding, tokenize,
-                            twin_prompts, word_embedding)
+from perfusion.text import (
+    add_placeholders,
+    encode,
+    has_token,
+    placeholder_rows,
+    single_token,
+    super_encoding,
+    tokenize,
+    twin_prompts,
+    word_embedding,
+)
 
 
 def test_super_category_must_be_one_token(pipe):
@@ -16,9 +25,20 @@ def test_super_category_must_be_one_token(pipe):
         single_token(pipe.tokenizer, "stuffed teddy")
 
 
-@pytest.mark.parametrize("prompt, count", [
-    ("a teddy* on a beach", 1), ("teddy*, in snow", 1), ("a Teddy* and a TEDDY*!", 2), ("a teddy on a beach", 0),
-    ("teddy*", 1), ("bigteddy*", 0), ("teddy*s", 0), ("a teddy*'s hat", 1), ("a teddy", 0)])
+@pytest.mark.parametrize(
+    "prompt, count",
+    [
+        ("a teddy* on a beach", 1),
+        ("teddy*, in snow", 1),
+        ("a Teddy* and a TEDDY*!", 2),
+        ("a teddy on a beach", 0),
+        ("teddy*", 1),
+        ("bigteddy*", 0),
+        ("teddy*s", 0),
+        ("a teddy*'s hat", 1),
+        ("a teddy", 0),
+    ],
+)
 def test_trigger_is_found_wherever_it_stands(pipe, prompt, count):
     tokenizer, ids = add_placeholders(pipe.tokenizer, ["teddy*"])
     positions = tokenize(tokenizer, [prompt]) == ids["teddy*"]
@@ -36,8 +56,15 @@ def test_one_trigger_inside_another(pipe):
     assert [(found == i).sum() for i in ids.values()] == [1, 1]
 
 
-@pytest.mark.parametrize("triggers, match", [(["teddy*", "Teddy*"], "collides"), (["teddy"], "already a word"),
-                                             (["my teddy*"], "one word"), ([""], "one word")])
+@pytest.mark.parametrize(
+    "triggers, match",
+    [
+        (["teddy*", "Teddy*"], "collides"),
+        (["teddy"], "already a word"),
+        (["my teddy*"], "one word"),
+        ([""], "one word"),
+    ],
+)
 def test_bad_triggers(pipe, triggers, match):
     with pytest.raises(UserError, match=match):
         add_placeholders(pipe.tokenizer, triggers)

@@ -1,0 +1,3 @@
+from perfusion.cli import main
+
+main()

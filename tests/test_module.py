@@ -1,0 +1,91 @@
+"""Training on a tiny real model: what moves, what does not, and that it learns."""
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+
+from perfusion.data import ConceptData
+from perfusion.edit import inverse_metric
+from perfusion.errors import UserError
+from perfusion.module import PerfusionModule
+
+
+@pytest.fixture
+def data(pipe, tmp_path):
+    for i in range(2):
+        noise = np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    return ConceptData(sorted(tmp_path.glob("*.png")), 16, "teddy", "", None, flip=True).encode(pipe.vae)
+
+
+def make(pipe, data, **changes):
+    torch.manual_seed(0)
+    e = torch.randn(500, pipe.text_encoder.config.hidden_size)
+    options = dict(beta=0.75, tau=0.1, lock="local", batch_size=4, i_star_decay=0.99, seed=0,
+                   learning_rate={"o_star": 0.03, "embedding": 0.006, "relative": False}) | changes
+    return PerfusionModule(pipe, data, "teddy*", "teddy", inverse_metric(e.T @ e, 1e-2), **options)
+
+
+def fit(module, steps):
+    trainer = pl.Trainer(max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False)
+    trainer.fit(module, range(steps))
+    return module
+
+
+def frozen(pipe):
+    parts = (pipe.unet, pipe.vae, pipe.text_encoder)
+    return {f"{i}.{n}": p.detach().clone() for i, part in enumerate(parts) for n, p in part.named_parameters() if "o_star" not in n}
+
+
+def loss_of(module, draws=16):
+    with torch.no_grad():
+        module.log = lambda *args, **kwargs: None
+        return torch.stack([module.training_step(None, 10_000 + i) for i in range(draws)]).mean().item()
+
+
+@pytest.mark.parametrize("lock", ["local", "trained"])
+def test_only_the_intended_numbers_move(pipe, data, lock):
+    before, module = frozen(pipe), make(pipe, data, lock=lock)
+    start = {n: p.detach().clone() for n, p in module.named_parameters()}
+    fit(module, 2)
+    after = frozen(pipe)
+    assert before.keys() == after.keys() and all(torch.equal(before[n], after[n]) for n in before)
+    assert all(not torch.equal(p, start[n]) for n, p in module.named_parameters())
+    assert any(n.startswith("o_star_k") for n in start) == (lock == "trained")
+    widths = sum(p.numel() for n, p in start.items() if n.startswith("o_star"))
+    assert sum(p.numel() for p in start.values()) == module.embedding.numel() + widths
+
+
+def test_i_star_follows_once_per_optimiser_step(pipe, data):
+    module = make(pipe, data)
+    start = module.i_star.clone()
+    fit(module, 1)
+    moved = module.i_star - start
+    module._sum.zero_()
+    module.log = lambda *args, **kwargs: None
+    assert 0 < moved.norm() < 0.05 * start.norm()
+    assert torch.equal(module.widened.layers[0][1].i_star[0], module.i_star)
+
+
+def test_loss_falls(pipe, data):
+    module = make(pipe, data)
+    before = loss_of(module)
+    del module.log
+    assert loss_of(fit(module, 60)) < 0.97 * before
+
+
+def test_detached_is_the_base_model(pipe, data):
+    draw = lambda: pipe("a teddy", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="np").images
+    before = draw()
+    module = make(pipe, data)
+    with module.detached():
+        assert np.array_equal(draw(), before)
+
+
+def test_a_loss_that_is_not_finite_stops(pipe, data):
+    data.latents[:] = float("nan")
+    with pytest.raises(UserError, match="the loss is nan at step 0"):
+        fit(make(pipe, data), 2)

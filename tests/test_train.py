@@ -1,0 +1,119 @@
+"""The main job, end to end through the real scripts and commands, on a world pretrained for a few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from perfusion.concept import Concept
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["scenes=96", "steps=3", "batch=4", "hydra.output_subdir=null", "hydra.run.dir=."]
+QUICK = ["selection.every=2", "model.steps=2", "covariance.captions=300", "batch_size=2", "max_steps=4"]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Every pretraining script run for three steps: real checkpoints in the shipped layout, drawing noise."""
+    folder = tmp_path_factory.mktemp("world")
+    env = os.environ | {"PERFUSION_CACHE": str(folder / "cache"), "PERFUSION_ASSETS": str(folder / "assets"),
+                        "CUDA_VISIBLE_DEVICES": ""}
+    extra = {"unet": ["channels=[16,32]"]}
+    for name in ("vae", "text", "unet", "segmenter", "judge", "reader"):
+        command = [sys.executable, ROOT / f"scripts/pretrain_{name}.py", *SMALL, *extra.get(name, [])]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return env
+
+
+def perfusion(world, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "perfusion", *overrides]
+    return subprocess.run(command, cwd=folder, env=world, capture_output=True, text=True)
+
+
+def train(world, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    return perfusion(world, folder, "train", f"hydra.run.dir={folder}", *QUICK, *overrides)
+
+
+@pytest.fixture(scope="session")
+def trained(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    done = train(world, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_run_leaves_everything(trained):
+    result = json.loads((trained / "result.json").read_text())
+    assert [s["step"] for s in result["selection"]] == [2, 4] and result["kept_step"] in (2, 4)
+    concept = Concept.load(trained / "concept.safetensors")
+    assert result["trainable"] == concept.embedding.numel() + sum(o.numel() for o in concept.o_star_v.values())
+    assert {p.name for p in trained.iterdir()} >= {"concept.safetensors", "result.json", "config.yaml", "picture.png", "last.ckpt"}
+
+
+def test_resumed_equals_uninterrupted(world, trained, tmp_path):
+    half = train(world, tmp_path / "half", "max_steps=2")
+    assert half.returncode == 0, half.stderr[-3000:]
+    rest = train(world, tmp_path / "rest", f"resume={tmp_path / 'half/last.ckpt'}")
+    assert rest.returncode == 0, rest.stderr[-3000:]
+    whole, resumed = (torch.load(f / "last.ckpt", weights_only=True) for f in (trained, tmp_path / "rest"))
+    assert whole["global_step"] == resumed["global_step"] == 4
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+
+
+def test_trained_keys_are_saved(world, tmp_path):
+    done = train(world, tmp_path, "lock=trained", "max_steps=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert Concept.load(tmp_path / "concept.safetensors").o_star_k.keys()
+
+
+def test_generate_draws_with_a_concept(world, trained, tmp_path):
+    done = perfusion(world, tmp_path, "generate", f"concepts={{teddy*: {trained / 'concept.safetensors'}}}", "model.steps=2",
+                     'prompts=["a teddy* on a beach","a cat"]', "images=2", f"hydra.run.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "holds none of" in done.stdout  # the second prompt has no trigger word: a warning
+    assert (tmp_path / "001-01.png").exists() and (tmp_path / "picture.png").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        (["model=sd99"], "Could not find 'model/sd99'"),
+        (["concept=unicorn"], "Could not find 'concept/unicorn'"),
+        (["max_stepz=3"], "Could not override 'max_stepz'"),
+        (["concept.images=/nowhere"], "is not a folder"),
+        (["concept.super_category=teddy bear"], "nearest single-token words are: "),
+        (["concept=custom"], "concept.images is not given"),
+        (["masks=hand"], "masks=hand is unknown"),
+        (["lock=none"], "lock"),
+        (["resume=gone.ckpt"], "resume=gone.ckpt does not exist"),
+    ],
+)
+def test_mistakes_are_one_sentence(world, tmp_path, overrides, sentence):
+    done = train(world, tmp_path, *overrides)
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert not (tmp_path / "concept.safetensors").exists()
+
+
+def test_pictures_are_checked(world, tmp_path):
+    from PIL import Image
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    mine = ["concept=custom", f"concept.images={photos}", "concept.super_category=teddy"]
+    assert "has no pictures" in train(world, tmp_path / "a", *mine).stderr
+    (photos / "broken.png").write_bytes(b"not a picture")
+    done = train(world, tmp_path / "b", *mine)
+    assert done.returncode == 2 and "broken.png" in done.stderr
+    Image.new("RGB", (64, 64)).save(photos / "broken.png")
+    Image.new("L", (32, 64), 255).save(photos / "broken.mask.png")
+    assert "32 x 64" in train(world, tmp_path / "c", *mine).stderr
+    Image.new("L", (64, 64)).save(photos / "broken.mask.png")
+    done = train(world, tmp_path / "d", *mine)
+    assert done.returncode == 2 and "all zero" in done.stderr
