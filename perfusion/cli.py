@@ -13,7 +13,11 @@ from omegaconf.errors import OmegaConfBaseException
 from perfusion.config import CONF
 from perfusion.errors import UserError
 
-APPS = {"train": "learn a concept from pictures", "generate": "draw prompts with learned concepts"}
+APPS = {  # name: (module, what it does)
+    "train": ("perfusion.train", "learn a concept from pictures"),
+    "generate": ("perfusion.generate", "draw prompts with learned concepts"),
+    "measure": ("perfusion.emojiland.measure", "measure Emojiland's models on what they never saw"),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -21,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: perfusion APP [Hydra overrides] [-m]\n")
-        print("\n".join(f"  {app:10}{what}" for app, what in APPS.items()))
+        print("\n".join(f"  {app:10}{what}" for app, (_, what) in APPS.items()))
         print("\nperfusion APP --help lists an app's configuration.")
         sys.exit(0)
     app, overrides = argv[0], argv[1:]
@@ -30,12 +34,11 @@ def main(argv: list[str] | None = None) -> None:
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
     sys.argv = [f"perfusion {app}", *overrides]
-    module = f"perfusion.{app}"
 
     @functools.wraps(main)
     def task(cfg):
         try:
-            return importlib.import_module(module).run(cfg)
+            return importlib.import_module(APPS[app][0]).run(cfg)
         except UserError as error:
             if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of a sweep go on
                 raise

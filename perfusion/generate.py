@@ -18,7 +18,7 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     if OmegaConf.is_missing(cfg, "prompts") or not cfg.prompts:
         raise UserError("prompts is not given; say what to draw, as in prompts='[\"a teddy* on a beach\"]'.")
     prompts = [cfg.prompts] if isinstance(cfg.prompts, str) else list(cfg.prompts)
-    concepts = {trigger: Concept.load(path) for trigger, path in cfg.concepts.items()}
+    concepts = {trigger: Concept.load(path) for trigger, path in (cfg.concepts or {}).items()}
     for prompt in prompts:
         if concepts and not any(trigger.lower() in prompt.lower() for trigger in concepts):
             print(f'warning: prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')

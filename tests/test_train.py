@@ -117,3 +117,11 @@ def test_pictures_are_checked(world, tmp_path):
     Image.new("L", (64, 64)).save(photos / "broken.mask.png")
     done = train(world, tmp_path / "d", *mine)
     assert done.returncode == 2 and "all zero" in done.stderr
+
+
+def test_measure_writes_its_numbers(world, tmp_path):
+    overrides = ["prompts=50", "model.steps=2", "results=out.json", "sheet=sheet.png", "hydra.run.dir=outputs"]
+    done = perfusion(world, tmp_path, "measure", *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert 0 <= result["drawn"]["place"] <= 1 and result["attention_in_mask_lift"] > 0 and (tmp_path / "sheet.png").exists()

@@ -1,0 +1,161 @@
+"""Measure Emojiland's models on scenes and prompts never trained on: what `perfusion measure` writes."""
+
+import json
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+
+from perfusion.attention import attention_maps
+from perfusion.draw import draw
+from perfusion.emojiland.cache import SceneCache
+from perfusion.emojiland.pretraining import pixels
+from perfusion.emojiland.reader import Reader, read
+from perfusion.emojiland.scenes import Facts, describe, sample_facts, scene
+from perfusion.evaluation.clip import ClipScorer
+from perfusion.masks import segment
+from perfusion.models import load_pipeline
+from perfusion.text import single_token, tokenize
+
+SCENES, PROMPTS = 77_001, 77_002  # seeds of no pretraining stream
+
+
+def rates(readings: list) -> dict[str, float]:
+    """Share read right, by fact, over the pictures that the fact is asked of."""
+    found = defaultdict(list)
+    for reading in readings:
+        for name, value in vars(reading).items():
+            if value is not None:
+                found[name].append(value)
+    return {name: round(float(np.mean(values)), 4) for name, values in found.items()}
+
+
+def prompts_of(seed: int, count: int) -> list[tuple[Facts, str]]:
+    """Facts and a caption of each: a stream apart from pretraining's."""
+    found = []
+    for index in range(count):
+        rng = np.random.default_rng([seed, index])
+        facts = sample_facts(rng)
+        found.append((facts, describe(facts, rng)))
+    return found
+
+
+@torch.no_grad()
+def psnr(vae, scenes: SceneCache) -> float:
+    """Mean PSNR in dB of what the VAE makes of its own mean latents."""
+    x = pixels(scenes.images[:256])
+    drawn = torch.cat([vae.decode(vae.encode(p).latent_dist.mean).sample for p in x.split(32)]).clamp(-1, 1)
+    return round((10 * torch.log10(4 / (drawn - x).square().mean((1, 2, 3)))).mean().item(), 2)
+
+
+def retrieval(scorer: ClipScorer, scenes: SceneCache, of: int = 100) -> float:
+    """Share of pictures whose own caption is the nearest of `of`."""
+    right = []
+    for start in range(0, len(scenes) - of + 1, of):
+        images = scorer.images([Image.fromarray(i) for i in scenes.images[start : start + of]])
+        nearest = (images @ scorer.texts(scenes.captions[start : start + of]).T).argmax(1)
+        right.append((nearest == torch.arange(of)).float().mean().item())
+    return round(float(np.mean(right)), 4)
+
+
+def mask_iou(folder: str, scenes: SceneCache, count: int = 300) -> float:
+    """Mean IoU at threshold 0.5 of CLIPSeg's max-normalised masks with the objects' own."""
+    found = []
+    for i in range(count):
+        (mask,) = segment([Image.fromarray(scenes.images[i])], scenes.facts[i].object, folder)
+        a, b = np.asarray(mask) > 127, scenes.masks[i] > 127
+        found.append((a & b).sum() / max(1, (a | b).sum()))
+    return round(float(np.mean(found)), 4)
+
+
+@torch.no_grad()
+def attention_lift(pipe, count: int = 64, side: int = 16) -> float:
+    """Share of the class word's attention inside the object's mask, over the mask's share of the area; mean over scenes.
+
+    Real single-object scenes are noised to several steps and denoised once each, so that the mask is known.
+    """
+    lifts, ladder = [], torch.tensor([800, 600, 400, 200])
+    index = 0
+    while len(lifts) < count:
+        s = scene(SCENES + 1, index)
+        index += 1
+        if s.facts.second or s.facts.art:
+            continue
+        mask = torch.from_numpy(np.asarray(s.mask.resize((side, side), Image.Resampling.BOX))).float() / 255
+        x = pipe.vae.encode(pixels(np.asarray(s.image)[None])).latent_dist.mean * pipe.vae.config.scaling_factor
+        ids = tokenize(pipe.tokenizer, [s.caption])
+        e = pipe.text_encoder(ids)[0].expand(len(ladder), -1, -1)
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index))
+        noisy = torch.cat([pipe.scheduler.add_noise(x, noise, t[None]) for t in ladder])
+        with attention_maps(pipe.unet, side) as recorded:
+            pipe.unet(noisy, ladder, e)
+        word = (ids[0] == single_token(pipe.tokenizer, s.facts.object)).nonzero()[0, 0]
+        heat = recorded.maps[:, word]
+        inside = (heat * mask).sum((1, 2)) / heat.sum((1, 2))
+        lifts.append((inside.mean() / mask.mean()).item())
+    return round(float(np.mean(lifts)), 3)
+
+
+def measure(cfg: DictConfig) -> dict:
+    """Everything, into cfg.results; a contact sheet of drawn pictures beside real scenes of the same facts, into cfg.sheet."""
+    pipe = load_pipeline(cfg.model)
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    reader, scorer = Reader.load(Path(cfg.reader)), ClipScorer(cfg.model.scorer)
+    scenes, judged = SceneCache(1000, SCENES, held_out=False), SceneCache(1000, SCENES, held_out=True)
+
+    asked = prompts_of(PROMPTS, cfg.prompts)
+    started, drawn = time.perf_counter(), []
+    for start in range(0, len(asked), 50):
+        part = [caption for _, caption in asked[start : start + 50]]
+        seeds = list(range(start, start + len(part)))
+        drawn += draw(pipe, part, seeds, cfg.model.steps, cfg.model.guidance)
+        print(f"drawn {len(drawn)} of {len(asked)}", flush=True)
+    seconds = (time.perf_counter() - started) / len(drawn)
+    readings = read(reader, pixels(np.stack([np.asarray(d) for d in drawn])), [f for f, _ in asked])
+    single = time.perf_counter()
+    draw(pipe, [asked[0][1]], [0], 25, cfg.model.guidance)
+    result = {
+        "drawn": {k: v for k, v in rates(readings).items() if k != "drawing"},
+        "prompts": len(asked),
+        "steps": cfg.model.steps,
+        "guidance": cfg.model.guidance,
+        "seconds_per_image": round(time.perf_counter() - single, 3),
+        "seconds_per_image_in_batches": round(seconds, 3),
+        "vae_psnr_db": psnr(pipe.vae, scenes),
+        "clip_retrieval_100": retrieval(scorer, judged),
+        "clipseg_iou": mask_iou(cfg.model.segmenter, scenes),
+        "attention_in_mask_lift": attention_lift(pipe),
+        "reader": rates(read(reader, pixels(judged.images[:]), judged.facts)),
+        "config": OmegaConf.to_container(cfg, resolve=False),
+    }
+    path = Path(cfg.results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    sheet(asked[:64], drawn[:64], Path(cfg.sheet))
+    print(json.dumps({k: v for k, v in result.items() if k != "config"}, indent=1))
+    print(f"written: {path}, {cfg.sheet}")
+    return result
+
+
+def sheet(asked: list[tuple[Facts, str]], drawn: list[Image.Image], path: Path, columns: int = 8) -> None:
+    """Pairs of a real scene (left) and what the model drew from its caption (right), enlarged twice."""
+    from perfusion.emojiland.scenes import draw as draw_scene
+
+    side = drawn[0].width
+    rows = -(-len(drawn) // columns)
+    picture = Image.new("RGB", (columns * (2 * side + 10), rows * (side + 6)), "white")
+    for i, ((facts, _), image) in enumerate(zip(asked, drawn)):
+        x, y = i % columns * (2 * side + 10), i // columns * (side + 6)
+        picture.paste(draw_scene(facts, np.random.default_rng([PROMPTS, i]))[0], (x, y))
+        picture.paste(image, (x + side + 2, y))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path, optimize=True)
+
+
+def run(cfg: DictConfig) -> None:
+    measure(cfg)

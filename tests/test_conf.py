@@ -1,0 +1,36 @@
+"""Every YAML in conf/ composes."""
+
+from pathlib import Path
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from perfusion.config import CONF
+
+APPS = sorted(p.stem for p in CONF.glob("*.yaml"))
+CHOICES = sorted((p.parent.name, p.stem) for p in CONF.glob("*/*.yaml") if p.parent.name != "pretrain")
+PRETRAIN = sorted(p.stem for p in (CONF / "pretrain").glob("*.yaml"))
+
+
+def compose(folder: Path, name: str, overrides=()):
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        return hydra.compose(name, list(overrides))
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_apps_compose(app):
+    assert "model" in compose(CONF, app)
+
+
+@pytest.mark.parametrize("group, name", CHOICES)
+def test_choices_compose(group, name):
+    cfg = compose(CONF, "train", [f"{group}={name}"])
+    assert OmegaConf.to_container(cfg, resolve=name != "custom")[group]
+    if group == "logger":
+        hydra.utils.instantiate(cfg.logger)
+
+
+@pytest.mark.parametrize("name", PRETRAIN)
+def test_pretraining_composes(name):
+    assert OmegaConf.to_container(compose(CONF / "pretrain", name), resolve=True)["batch"] > 0
