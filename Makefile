@@ -1,4 +1,4 @@
-# make test: everything from a clean checkout; make emojiland: retrain the small world's models (hours).
+# make test: everything from a clean checkout; make demo: learn a teddy; make emojiland: retrain the small world's models (hours).
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -13,6 +13,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 test: $(VENV)/.installed
 	$(PY) -m pytest -q
+
+# Five pictures of one teddy in, a concept file and a picture of it in new prompts out.
+demo: $(VENV)/.installed
+	$(VENV)/bin/perfusion train concept=teddy concept_file=teddy.safetensors
 
 # Drawing the scenes once, then each model; every step goes on where it was stopped. About ten hours on two cores.
 emojiland: $(VENV)/.installed

@@ -12,11 +12,18 @@ from perfusion.emojiland.cache import home
 from perfusion.errors import UserError
 
 
+def check_model(model: DictConfig) -> None:
+    """Raises UserError where a local model is not there; nothing is loaded."""
+    for key, file in (("path", "model_index.json"), ("segmenter", "config.json"), ("scorer", "open_clip_config.json")):
+        folder = Path(model[key].removeprefix("local-dir:"))
+        if folder.is_absolute() and not (folder / file).exists():
+            raise UserError(f"model.{key}={model[key]} has no {file}; give a folder that has, or a hub id, "
+                            "or make Emojiland's models with `make emojiland`.")
+
+
 def load_pipeline(model: DictConfig):
-    """The stock pipeline of `model`, quiet and without a safety checker. Raises UserError where it is not there."""
-    if model.path.startswith("/") and not (Path(model.path) / "model_index.json").exists():
-        raise UserError(f"model.path={model.path} is not a diffusers pipeline (no model_index.json); "
-                        "give a pipeline folder or a hub id, or make Emojiland's with `make emojiland`.")
+    """The stock pipeline of `model`, quiet. Raises UserError where it is not there."""
+    check_model(model)
     pipe = DiffusionPipeline.from_pretrained(model.path, dtype=getattr(torch, model.dtype))
     pipe.set_progress_bar_config(disable=True)
     pipe.register_to_config(_name_or_path=model.id)

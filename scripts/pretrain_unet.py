@@ -38,7 +38,6 @@ class UNetPretraining(Pretraining):
         super().__init__(cfg, len(latents))
         self.latents, self.ids, self.empty = latents, ids, empty
         self.text_encoder = text_encoder.requires_grad_(False).eval()
-        blocks = len(cfg.channels)
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
@@ -52,8 +51,9 @@ class UNetPretraining(Pretraining):
             sample_size=latents.shape[-1],
             in_channels=latents.shape[1],
             out_channels=latents.shape[1],
-            down_block_types=["CrossAttnDownBlock2D"] * blocks,
-            up_block_types=["CrossAttnUpBlock2D"] * blocks,
+            down_block_types=["CrossAttnDownBlock2D" if cross else "DownBlock2D" for cross in cfg.cross],
+            up_block_types=["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(cfg.cross)],
+            mid_block_type="UNetMidBlock2DCrossAttn" if cfg.cross[-1] else "UNetMidBlock2D",
             block_out_channels=list(cfg.channels),
             layers_per_block=cfg.layers,
             attention_head_dim=cfg.heads,

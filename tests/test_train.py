@@ -22,7 +22,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     env = os.environ | {"PERFUSION_CACHE": str(folder / "cache"), "PERFUSION_ASSETS": str(folder / "assets"),
                         "CUDA_VISIBLE_DEVICES": ""}
-    extra = {"unet": ["channels=[16,32]"]}
+    extra = {"unet": ["channels=[16,32]", "cross=[true,true]"]}
     for name in ("vae", "text", "unet", "segmenter", "judge", "reader"):
         command = [sys.executable, ROOT / f"scripts/pretrain_{name}.py", *SMALL, *extra.get(name, [])]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
@@ -91,7 +91,8 @@ def test_generate_draws_with_a_concept(world, trained, tmp_path):
         (["concept.super_category=teddy bear"], "nearest single-token words are: "),
         (["concept=custom"], "concept.images is not given"),
         (["masks=hand"], "masks=hand is unknown"),
-        (["lock=none"], "lock"),
+        (["lock=none"], "lock=none is unknown"),
+        (["model.path=/nowhere"], "has no model_index.json"),
         (["resume=gone.ckpt"], "resume=gone.ckpt does not exist"),
     ],
 )
