@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 
-import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.nn.functional import interpolate

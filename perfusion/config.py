@@ -22,8 +22,10 @@ def concept_of(cfg: DictConfig) -> DictConfig:
     """
     missing = [key for key in ("images", "super_category") if OmegaConf.is_missing(cfg.concept, key)]
     if missing:
-        raise UserError(f"concept.{missing[0]} is not given; say what to learn, as in "
-                        "concept=custom concept.images=photos/ concept.super_category=teddy.")
+        raise UserError(
+            f"concept.{missing[0]} is not given; say what to learn, as in "
+            "concept=custom concept.images=photos/ concept.super_category=teddy."
+        )
     folder = Path(cfg.concept.images)
     if not folder.is_dir():
         raise UserError(f"concept.images={folder} is not a folder; give one that holds 1-7 pictures of the concept.")
@@ -31,7 +33,9 @@ def concept_of(cfg: DictConfig) -> DictConfig:
     given = {k: v for k, v in OmegaConf.to_container(cfg.concept, resolve=True).items() if v is not None}
     merged = OmegaConf.merge(beside, given)
     if not merged.get("super_category"):
-        raise UserError(f"concept.super_category is not given, and {folder} has no concept.yaml that says it; "
-                        "add concept.super_category=WORD, such as teddy.")
+        raise UserError(
+            f"concept.super_category is not given, and {folder} has no concept.yaml that says it; "
+            "add concept.super_category=WORD, such as teddy."
+        )
     merged.setdefault("name", f"{merged.super_category}*")
     return merged

@@ -19,8 +19,9 @@ def picture_paths(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     found = sorted(p for p in folder.glob("*") if p.suffix.lower() in KINDS and not p.name.endswith(".mask.png"))
     if not found:
-        raise UserError(f"concept.images={folder} has no pictures; put 1-7 photos of the concept there, "
-                        f"as {', '.join(KINDS)}.")
+        raise UserError(
+            f"concept.images={folder} has no pictures; put 1-7 photos of the concept there, as {', '.join(KINDS)}."
+        )
     return found
 
 
@@ -30,8 +31,9 @@ def read_picture(path: Path) -> Image.Image:
         with Image.open(path) as opened:
             return ImageOps.exif_transpose(opened).convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"picture {path} cannot be read ({error}); "
-                        f"replace it by a whole {', '.join(KINDS)} file, or remove it.") from error
+        raise UserError(
+            f"picture {path} cannot be read ({error}); replace it by a whole {', '.join(KINDS)} file, or remove it."
+        ) from error
 
 
 class ConceptData:
@@ -40,7 +42,9 @@ class ConceptData:
     masks: "clipseg" (zero-shot soft masks from `segmenter`, or the files beside the pictures), or None for the whole picture.
     """
 
-    def __init__(self, paths: list[Path], resolution: int, super_category: str, segmenter: str, masks: str | None, flip: bool):
+    def __init__(
+        self, paths: list[Path], resolution: int, super_category: str, segmenter: str, masks: str | None, flip: bool
+    ):
         self.pictures = [read_picture(p) for p in paths]
         found: list = [None] * len(paths)
         if masks:

@@ -4,8 +4,15 @@ import torch
 from PIL import Image
 
 
-def draw(pipe, prompts: list[str], seeds: list[int], steps: int, guidance: float, negative_prompt: str | None = None,
-         batch_size: int = 16) -> list[Image.Image]:
+def draw(
+    pipe,
+    prompts: list[str],
+    seeds: list[int],
+    steps: int,
+    guidance: float,
+    negative_prompt: str | None = None,
+    batch_size: int = 16,
+) -> list[Image.Image]:
     """One picture a prompt; the same prompt and seed give the same picture in any batch."""
     pictures = []
     for start in range(0, len(prompts), batch_size):

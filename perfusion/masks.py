@@ -21,11 +21,15 @@ def read_mask(image: Path, size: tuple[int, int]) -> Image.Image | None:
     with Image.open(path) as opened:
         mask = opened.convert("L")
     if mask.size != size:
-        raise UserError(f"mask {path} is {mask.size[0]} x {mask.size[1]} pixels, its picture {size[0]} x {size[1]}: "
-                        "they must agree; delete the mask to have it made again.")
+        raise UserError(
+            f"mask {path} is {mask.size[0]} x {mask.size[1]} pixels, its picture {size[0]} x {size[1]}: "
+            "they must agree; delete the mask to have it made again."
+        )
     if not np.asarray(mask).any():
-        raise UserError(f"mask {path} is all zero, so nothing would be learned from its picture; "
-                        "paint the object white, or delete the mask to have it made again.")
+        raise UserError(
+            f"mask {path} is all zero, so nothing would be learned from its picture; "
+            "paint the object white, or delete the mask to have it made again."
+        )
     return mask
 
 
@@ -36,7 +40,9 @@ def segment(images: list[Image.Image], word: str, folder: str) -> list[Image.Ima
     from transformers.models.auto import AutoImageProcessor
 
     model = CLIPSegForImageSegmentation.from_pretrained(folder, dtype=torch.float32).eval()
-    pictures = AutoImageProcessor.from_pretrained(folder)(images=[i.convert("RGB") for i in images], return_tensors="pt")
+    pictures = AutoImageProcessor.from_pretrained(folder)(
+        images=[i.convert("RGB") for i in images], return_tensors="pt"
+    )
     length = model.config.text_config.max_position_embeddings
     words = AutoTokenizer.from_pretrained(folder)(
         [word] * len(images), padding="max_length", max_length=length, truncation=True, return_tensors="pt"

@@ -17,8 +17,10 @@ def check_model(model: DictConfig) -> None:
     for key, file in (("path", "model_index.json"), ("segmenter", "config.json"), ("scorer", "open_clip_config.json")):
         folder = Path(model[key].removeprefix("local-dir:"))
         if folder.is_absolute() and not (folder / file).exists():
-            raise UserError(f"model.{key}={model[key]} has no {file}; give a folder that has, or a hub id, "
-                            "or make Emojiland's models with `make emojiland`.")
+            raise UserError(
+                f"model.{key}={model[key]} has no {file}; give a folder that has, or a hub id, "
+                "or make Emojiland's models with `make emojiland`."
+            )
 
 
 def load_pipeline(model: DictConfig):

@@ -27,8 +27,23 @@ class PerfusionModule(pl.LightningModule):
         i_star_decay: .99; i* <- decay i* + (1 - decay) mean encoding at the concept's token, once an optimiser step.
     """
 
-    def __init__(self, pipe, data: ConceptData, trigger: str, super_category: str, C_inv: Tensor, *, beta: float, tau: float,
-                 lock: str, batch_size: int, learning_rate: dict, i_star_decay: float, seed: int, templates=TEMPLATES):
+    def __init__(
+        self,
+        pipe,
+        data: ConceptData,
+        trigger: str,
+        super_category: str,
+        C_inv: Tensor,
+        *,
+        beta: float,
+        tau: float,
+        lock: str,
+        batch_size: int,
+        learning_rate: dict,
+        i_star_decay: float,
+        seed: int,
+        templates=TEMPLATES,
+    ):
         super().__init__()
         self.pipe, self.data, self.trigger, self.super_category = pipe, data, trigger, super_category
         self.beta, self.tau, self.lock, self.batch_size, self.seed = beta, tau, lock, batch_size, seed
@@ -42,10 +57,14 @@ class PerfusionModule(pl.LightningModule):
         self.register_buffer("i_star", encoding.clone())
         self.embedding = nn.Parameter(word_embedding(pipe.tokenizer, pipe.text_encoder, super_category))
         self.layers = list(cross_attentions(pipe.unet))
-        values = {n: nn.functional.linear(encoding, a.to_v.weight.float()) for n, a in cross_attentions(pipe.unet).items()}
+        values = {
+            n: nn.functional.linear(encoding, a.to_v.weight.float()) for n, a in cross_attentions(pipe.unet).items()
+        }
         self.o_star_v = nn.ParameterList([nn.Parameter(values[name][None]) for name in self.layers])
         keys = lock_o_star_k(pipe.unet, encoding[None])
-        self.o_star_k = nn.ParameterList([nn.Parameter(keys[name]) for name in self.layers] if lock == "trained" else [])
+        self.o_star_k = nn.ParameterList(
+            [nn.Parameter(keys[name]) for name in self.layers] if lock == "trained" else []
+        )
         self._locked = None if lock == "trained" else keys
         self._sum, self._count = torch.zeros_like(encoding), 0
         self.attach()
@@ -100,9 +119,11 @@ class PerfusionModule(pl.LightningModule):
         error = (self.pipe.unet(noisy, t, both).sample.float() - target).square().mean(1, keepdim=True)
         loss = ((mask * error).sum((1, 2, 3)) / mask.sum((1, 2, 3))).mean()
         if not torch.isfinite(loss):
-            raise UserError(f"training stopped: the loss is {loss.item()} at step {self.global_step}; "
-                            f"learning_rate.o_star={self.learning_rate['o_star']} is too high or the precision too low: "
-                            "halve the rate, or use trainer.precision=32-true.")
+            raise UserError(
+                f"training stopped: the loss is {loss.item()} at step {self.global_step}; "
+                f"learning_rate.o_star={self.learning_rate['o_star']} is too high or the precision too low: "
+                "halve the rate, or use trainer.precision=32-true."
+            )
         self.log("loss", loss, prog_bar=True, batch_size=len(x))
         self.log("i_star_moved", (self.i_star - here).norm() / here.norm(), batch_size=len(x))
         return loss

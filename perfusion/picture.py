@@ -13,7 +13,11 @@ def grid(rows: list[tuple[str, list[tuple[str, Image.Image]]]], path: Path, cell
     """Labelled rows of captioned pictures, as PNG. rows: (label, [(caption, picture), ...]), not all of one length."""
     columns = max(len(pictures) for _, pictures in rows)
     figure, axes = plt.subplots(
-        len(rows), columns, figsize=(cell * columns + 1.1, (cell + 0.32) * len(rows)), squeeze=False, layout="constrained"
+        len(rows),
+        columns,
+        figsize=(cell * columns + 1.1, (cell + 0.32) * len(rows)),
+        squeeze=False,
+        layout="constrained",
     )
     for line, (label, pictures) in zip(axes, rows):
         for axis in line:

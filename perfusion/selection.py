@@ -20,8 +20,15 @@ class Selection(pl.Callback):
     prompts; the concept's word is replaced by the super-category's for the text.
     """
 
-    def __init__(self, cfg: DictConfig, model: DictConfig, scorer: ClipScorer, real: list[Image.Image], metadata: dict,
-                 path: Path):
+    def __init__(
+        self,
+        cfg: DictConfig,
+        model: DictConfig,
+        scorer: ClipScorer,
+        real: list[Image.Image],
+        metadata: dict,
+        path: Path,
+    ):
         self.cfg, self.model, self.scorer, self.metadata, self.path = cfg, model, scorer, metadata, path
         self.real = scorer.images(real)
         self.best, self.history = float("-inf"), []
@@ -44,9 +51,14 @@ class Selection(pl.Callback):
         with module.detached() as pipe:
             handle = load_concepts(pipe, {module.trigger: concept})
             seeds = [self.cfg.seed + i for i in range(len(prompts))]
-            drawn = draw(pipe, [p.format(module.trigger) for p in prompts], seeds, self.model.steps, self.model.guidance)
+            drawn = draw(
+                pipe, [p.format(module.trigger) for p in prompts], seeds, self.model.steps, self.model.guidance
+            )
             handle.unload()
-        pictures, texts = self.scorer.images(drawn), self.scorer.texts([p.format(module.super_category) for p in prompts])
+        pictures, texts = (
+            self.scorer.images(drawn),
+            self.scorer.texts([p.format(module.super_category) for p in prompts]),
+        )
         image, text = (pictures @ self.real.T).mean().item(), (pictures * texts).sum(-1).mean().item()
         harmonic = 2 * image * text / (image + text) if image > 0 and text > 0 else 0.0
         scores = {"image": image, "text": text, "score": harmonic}

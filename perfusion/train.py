@@ -45,8 +45,14 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         raise UserError(f"lock={cfg.lock} is unknown; a concept is trained with one of: {', '.join(LOCKS)}.")
     if cfg.resume and not Path(cfg.resume).is_file():
         raise UserError(f"resume={cfg.resume} does not exist; give a run's last.ckpt, or null to start anew.")
-    data = ConceptData(picture_paths(concept_cfg.images), cfg.model.resolution, concept_cfg.super_category,
-                       cfg.model.segmenter, cfg.masks, cfg.flip)
+    data = ConceptData(
+        picture_paths(concept_cfg.images),
+        cfg.model.resolution,
+        concept_cfg.super_category,
+        cfg.model.segmenter,
+        cfg.masks,
+        cfg.flip,
+    )
 
     pl.seed_everything(cfg.seed, verbose=False)
     pipe = load_pipeline(cfg.model)
@@ -59,13 +65,20 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     )  # fmt: skip
     settings = OmegaConf.to_container(cfg, resolve=True)
     short = {k: settings[k] for k in ("seed", "lock", "masks", "flip", "batch_size", "max_steps", "i_star_decay")}
-    metadata = {"base_id": cfg.model.id, "base_hash": hash, "covariance_hash": C.hash, "shrinkage": cfg.model.shrinkage,
-                "licence": cfg.model.licence, "config": short}
+    metadata = {
+        "base_id": cfg.model.id,
+        "base_hash": hash,
+        "covariance_hash": C.hash,
+        "shrinkage": cfg.model.shrinkage,
+        "licence": cfg.model.licence,
+        "config": short,
+    }
     file = folder / "concept.safetensors"
     scorer = ClipScorer(cfg.model.scorer)
     selection = Selection(cfg.selection, cfg.model, scorer, data.pictures, metadata, file)
-    checkpoint = ModelCheckpoint(folder, filename="last", every_n_train_steps=cfg.selection.every or cfg.max_steps,
-                                 enable_version_counter=False)
+    checkpoint = ModelCheckpoint(
+        folder, filename="last", every_n_train_steps=cfg.selection.every or cfg.max_steps, enable_version_counter=False
+    )
     micro = cfg.max_steps * cfg.trainer.accumulate_grad_batches
     trainer = pl.Trainer(
         **cfg.trainer, max_steps=cfg.max_steps, callbacks=[selection, checkpoint], logger=hydra.utils.instantiate(cfg.logger),

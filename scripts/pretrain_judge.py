@@ -48,7 +48,9 @@ class JudgePretraining(Pretraining):
 
     def loss(self, rows):
         x = pixels(self.scenes.images[rows]).to(self.device)
-        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(x)  # drawn pictures are not clean
+        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(
+            x
+        )  # drawn pictures are not clean
         images, texts, scale = self.model(x, self.ids[rows].to(self.device))
         right = (images @ texts.T).argmax(1) == torch.arange(len(rows), device=self.device)
         return {"loss": self.contrast(images.float(), texts.float(), scale.float()), "retrieved": right.float().mean()}

@@ -95,7 +95,13 @@ def main(cfg) -> None:
     tokenizer.save_pretrained(folder)
     size = {"height": module.scenes.images.shape[1], "width": module.scenes.images.shape[1]}
     normal = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "do_rescale": True, "rescale_factor": 1 / 255}
-    processor = {"image_processor_type": "ViTImageProcessor", "do_resize": True, "size": size, "resample": 2, "do_normalize": True}
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_resize": True,
+        "size": size,
+        "resample": 2,
+        "do_normalize": True,
+    }
     (folder / "preprocessor_config.json").write_text(json.dumps(processor | normal, indent=1))
     print(f"written: {folder}")
 

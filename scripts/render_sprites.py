@@ -41,7 +41,12 @@ def render(icons: dict, name: str) -> Image.Image | None:
 def main(folder: Path) -> None:
     names = CLASSES | ACCESSORIES
     sheet = Image.new("RGBA", (CELL * len(ARTISTS), CELL * len(names)))
-    lines = ["# Where the drawings come from", "", "Rendered by `scripts/render_sprites.py`; unchanged but for size.", ""]
+    lines = [
+        "# Where the drawings come from",
+        "",
+        "Rendered by `scripts/render_sprites.py`; unchanged but for size.",
+        "",
+    ]
     lines += ["| set | version | author | licence |", "|---|---|---|---|"]
     for column, artist in enumerate(ARTISTS):
         (package,) = folder.glob(f"*{artist}-[0-9]*/package.json")

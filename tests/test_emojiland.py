@@ -71,15 +71,22 @@ def test_committed_pictures_are_the_held_out_drawings(name):
 
 
 def test_evaluation_prompts_say_their_facts():
-    from perfusion.config import ROOT
-    from perfusion.emojiland.vocabulary import ARTS
     from omegaconf import OmegaConf
 
+    from perfusion.config import ROOT
+    from perfusion.emojiland.vocabulary import ARTS
+
     prompts = OmegaConf.load(ROOT / "data/prompts/emojiland.yaml")
-    assert len(prompts.dev) == len(prompts.final) and not {p.text for p in prompts.dev} & {p.text for p in prompts.final}
+    assert len(prompts.dev) == len(prompts.final) and not {p.text for p in prompts.dev} & {
+        p.text for p in prompts.final
+    }
     for prompt in [*prompts.dev, *prompts.final]:
         words = prompt.text.split()
         assert "{}" in words
         assert all(prompt[k] in words for k in ("color", "accessory", "second") if k in prompt)
-        assert (PLACES[prompt.place] in prompt.text) if "place" in prompt else not any(p in prompt.text for p in PLACES.values())
+        assert (
+            (PLACES[prompt.place] in prompt.text)
+            if "place" in prompt
+            else not any(p in prompt.text for p in PLACES.values())
+        )
         assert prompt.text.startswith(ARTS[prompt.art]) if "art" in prompt else True

@@ -23,21 +23,42 @@ def data(pipe, tmp_path):
 def make(pipe, data, **changes):
     torch.manual_seed(0)
     e = torch.randn(500, pipe.text_encoder.config.hidden_size)
-    options = dict(beta=0.75, tau=0.1, lock="local", batch_size=4, i_star_decay=0.99, seed=0,
-                   learning_rate={"o_star": 0.03, "embedding": 0.006, "relative": False}) | changes
+    options = (
+        dict(
+            beta=0.75,
+            tau=0.1,
+            lock="local",
+            batch_size=4,
+            i_star_decay=0.99,
+            seed=0,
+            learning_rate={"o_star": 0.03, "embedding": 0.006, "relative": False},
+        )
+        | changes
+    )
     return PerfusionModule(pipe, data, "teddy*", "teddy", inverse_metric(e.T @ e, 1e-2), **options)
 
 
 def fit(module, steps):
-    trainer = pl.Trainer(max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
-                         enable_progress_bar=False, enable_model_summary=False)
+    trainer = pl.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(module, range(steps))
     return module
 
 
 def frozen(pipe):
     parts = (pipe.unet, pipe.vae, pipe.text_encoder)
-    return {f"{i}.{n}": p.detach().clone() for i, part in enumerate(parts) for n, p in part.named_parameters() if "o_star" not in n}
+    return {
+        f"{i}.{n}": p.detach().clone()
+        for i, part in enumerate(parts)
+        for n, p in part.named_parameters()
+        if "o_star" not in n
+    }
 
 
 def loss_of(module, draws=16):
@@ -78,7 +99,9 @@ def test_loss_falls(pipe, data):
 
 
 def test_detached_is_the_base_model(pipe, data):
-    draw = lambda: pipe("a teddy", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="np").images
+    draw = lambda: (
+        pipe("a teddy", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="np").images
+    )
     before = draw()
     module = make(pipe, data)
     with module.detached():

@@ -20,8 +20,11 @@ QUICK = ["selection.every=2", "model.steps=2", "covariance.captions=300", "batch
 def world(tmp_path_factory):
     """Every pretraining script run for three steps: real checkpoints in the shipped layout, drawing noise."""
     folder = tmp_path_factory.mktemp("world")
-    env = os.environ | {"PERFUSION_CACHE": str(folder / "cache"), "PERFUSION_ASSETS": str(folder / "assets"),
-                        "CUDA_VISIBLE_DEVICES": ""}
+    env = os.environ | {
+        "PERFUSION_CACHE": str(folder / "cache"),
+        "PERFUSION_ASSETS": str(folder / "assets"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
     extra = {"unet": ["channels=[16,32]", "cross=[true,true]"]}
     for name in ("vae", "text", "unet", "segmenter", "judge", "reader"):
         command = [sys.executable, ROOT / f"scripts/pretrain_{name}.py", *SMALL, *extra.get(name, [])]
@@ -53,7 +56,13 @@ def test_run_leaves_everything(trained):
     assert [s["step"] for s in result["selection"]] == [2, 4] and result["kept_step"] in (2, 4)
     concept = Concept.load(trained / "concept.safetensors")
     assert result["trainable"] == concept.embedding.numel() + sum(o.numel() for o in concept.o_star_v.values())
-    assert {p.name for p in trained.iterdir()} >= {"concept.safetensors", "result.json", "config.yaml", "picture.png", "last.ckpt"}
+    assert {p.name for p in trained.iterdir()} >= {
+        "concept.safetensors",
+        "result.json",
+        "config.yaml",
+        "picture.png",
+        "last.ckpt",
+    }
 
 
 def test_resumed_equals_uninterrupted(world, trained, tmp_path):
@@ -74,8 +83,16 @@ def test_trained_keys_are_saved(world, tmp_path):
 
 
 def test_generate_draws_with_a_concept(world, trained, tmp_path):
-    done = perfusion(world, tmp_path, "generate", f"concepts={{teddy*: {trained / 'concept.safetensors'}}}", "model.steps=2",
-                     'prompts=["a teddy* on a beach","a cat"]', "images=2", f"hydra.run.dir={tmp_path}")
+    done = perfusion(
+        world,
+        tmp_path,
+        "generate",
+        f"concepts={{teddy*: {trained / 'concept.safetensors'}}}",
+        "model.steps=2",
+        'prompts=["a teddy* on a beach","a cat"]',
+        "images=2",
+        f"hydra.run.dir={tmp_path}",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "holds none of" in done.stdout  # the second prompt has no trigger word: a warning
     assert (tmp_path / "001-01.png").exists() and (tmp_path / "picture.png").exists()
@@ -125,4 +142,8 @@ def test_measure_writes_its_numbers(world, tmp_path):
     done = perfusion(world, tmp_path, "measure", *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "out.json").read_text())
-    assert 0 <= result["drawn"]["place"] <= 1 and result["attention_in_mask_lift"] > 0 and (tmp_path / "sheet.png").exists()
+    assert (
+        0 <= result["drawn"]["place"] <= 1
+        and result["attention_in_mask_lift"] > 0
+        and (tmp_path / "sheet.png").exists()
+    )

@@ -45,14 +45,19 @@ class Reader(nn.Module):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}, folder / "reader.safetensors")
+        save_file(
+            {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()},
+            folder / "reader.safetensors",
+        )
         (folder / "config.json").write_text(json.dumps({"width": self.width, "heads": HEADS}, indent=1))
 
     @classmethod
     def load(cls, folder: Path) -> "Reader":
         config = json.loads((folder / "config.json").read_text())
         if json.loads(json.dumps(HEADS)) != config["heads"]:
-            raise ValueError(f"the reader in {folder} was trained on other labels than this Emojiland's; train it again")
+            raise ValueError(
+                f"the reader in {folder} was trained on other labels than this Emojiland's; train it again"
+            )
         reader = cls(config["width"])
         weights = load_file(folder / "reader.safetensors")
         reader.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
