@@ -51,7 +51,9 @@ class ConceptData:
             found = [read_mask(p, picture.size) for p, picture in zip(paths, self.pictures)]
             todo = [i for i, mask in enumerate(found) if mask is None]
             if todo:
-                for i, mask in zip(todo, segment([self.pictures[i] for i in todo], super_category, segmenter)):
+                for i, mask in zip(
+                    todo, segment([self.pictures[i] for i in todo], [super_category] * len(todo), segmenter)
+                ):
                     save_mask(paths[i], mask)
                     found[i] = mask
         self.masks = found

@@ -34,8 +34,8 @@ def read_mask(image: Path, size: tuple[int, int]) -> Image.Image | None:
 
 
 @torch.no_grad()
-def segment(images: list[Image.Image], word: str, folder: str) -> list[Image.Image]:
-    """Soft masks (mode L, each the size of its picture): CLIPSeg's probability of `word`, divided by its own maximum."""
+def segment(images: list[Image.Image], words: list[str], folder: str) -> list[Image.Image]:
+    """Soft masks (mode L, each the size of its picture): CLIPSeg's probability of its word, divided by its own maximum."""
     from transformers import AutoTokenizer, CLIPSegForImageSegmentation
     from transformers.models.auto import AutoImageProcessor
 
@@ -44,10 +44,10 @@ def segment(images: list[Image.Image], word: str, folder: str) -> list[Image.Ima
         images=[i.convert("RGB") for i in images], return_tensors="pt"
     )
     length = model.config.text_config.max_position_embeddings
-    words = AutoTokenizer.from_pretrained(folder)(
-        [word] * len(images), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    tokens = AutoTokenizer.from_pretrained(folder)(
+        words, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
-    logits = model(input_ids=words.input_ids, pixel_values=pictures.pixel_values).logits
+    logits = model(input_ids=tokens.input_ids, pixel_values=pictures.pixel_values).logits
     masks = logits.reshape(len(images), *logits.shape[-2:]).sigmoid()
     masks = (masks / masks.amax((1, 2), keepdim=True) * 255).round().byte().numpy()
     return [Image.fromarray(m, "L").resize(i.size, Image.Resampling.BILINEAR) for m, i in zip(masks, images)]

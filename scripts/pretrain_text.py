@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from perfusion.emojiland.cache import SceneCache
+from perfusion.emojiland.captions import captions
 from perfusion.emojiland.pretraining import Pretraining, fit, pixels
 from perfusion.emojiland.tokenizer import train_tokenizer
 
@@ -64,7 +65,7 @@ class TextPretraining(Pretraining):
 def main(cfg) -> None:
     folder = Path(cfg.assets) / "pipeline"
     scenes = SceneCache(cfg.scenes, 1, held_out=False)
-    tokenizer = train_tokenizer(scenes.captions[:20_000], cfg.vocabulary - 64, cfg.length, folder / "tokenizer")
+    tokenizer = train_tokenizer(captions(20_000, seed=1), cfg.vocabulary - 64, cfg.length, folder / "tokenizer")
     module = TextPretraining(cfg, scenes, tokenizer)
     fit(module, "text")
     module.model.half().save_pretrained(folder / "text_encoder")

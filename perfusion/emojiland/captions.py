@@ -7,10 +7,10 @@ from perfusion.emojiland.scenes import describe, sample_facts
 SEED = 3
 
 
-def captions(count: int) -> list[str]:
-    """`count` captions of pretraining scenes, the same every time."""
+def captions(count: int, seed: int = SEED) -> list[str]:
+    """The first `count` captions of the scene stream `seed` (held-out drawings apart), without drawing it."""
     found = []
     for index in range(count):
-        rng = np.random.default_rng([SEED, index])
+        rng = np.random.default_rng([seed, index])
         found.append(describe(sample_facts(rng), rng))
     return found
