@@ -17,19 +17,27 @@ from perfusion.emojiland.pretraining import Pretraining, fit, pixels
 
 
 @torch.no_grad()
-def latents_of(scenes: SceneCache, vae: AutoencoderKL) -> np.ndarray:
-    """Scaled mean latents of every scene, float16 [N, C, h, w], computed once for a VAE and memory-mapped."""
+def latents_of(scenes: SceneCache, vae: AutoencoderKL, part: int = 128) -> np.ndarray:
+    """Scaled mean latents of every scene, float16 [N, C, h, w], computed once for a VAE; goes on where it was stopped."""
     weights = sum(p.double().abs().sum() for p in vae.parameters()).item()
     file = scenes.folder / f"latents-{weights:.6f}.npy"
-    if not file.exists():
-        parts = []
-        for start in tqdm(range(0, len(scenes), 256), desc="encoding scenes"):
-            with torch.autocast("cpu", torch.bfloat16):
-                mean = vae.encode(pixels(scenes.images[start : start + 256])).latent_dist.mean
-            parts.append((mean.float() * vae.config.scaling_factor).half().numpy())
-        unfinished = file.with_suffix(".tmp.npy")
-        np.save(unfinished, np.concatenate(parts))
-        unfinished.rename(file)
+    progress = file.with_suffix(".done")  # how many scenes are in the file
+    side = scenes.images.shape[1] // 2 ** (len(vae.config.block_out_channels) - 1)
+    if not progress.exists():
+        shape = (len(scenes), vae.config.latent_channels, side, side)
+        np.lib.format.open_memmap(file, "w+", np.float16, shape).flush()
+        progress.write_text("0")
+    done = int(progress.read_text())
+    latents = np.load(file, mmap_mode="r+")
+    for start in tqdm(range(done, len(scenes), part), desc="encoding scenes", initial=done // part):
+        with torch.autocast("cpu", torch.bfloat16):
+            mean = vae.encode(pixels(scenes.images[start : start + part])).latent_dist.mean
+        latents[start : start + part] = (mean.float() * vae.config.scaling_factor).half().numpy()
+        if start // part % 50 == 49:
+            latents.flush()
+            progress.write_text(str(start + part))
+    latents.flush()
+    progress.write_text(str(len(scenes)))
     return np.load(file, mmap_mode="r")
 
 
