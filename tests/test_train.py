@@ -25,7 +25,7 @@ def world(tmp_path_factory):
         "PERFUSION_ASSETS": str(folder / "assets"),
         "CUDA_VISIBLE_DEVICES": "",
     }
-    extra = {"unet": ["channels=[16,32]", "cross=[true,true]"]}
+    extra = {"unet": ["channels=[16,32]", "cross=[true,true]", "heads=[2,2]"]}
     for name in ("vae", "text", "unet", "segmenter", "judge", "reader"):
         command = [sys.executable, ROOT / f"scripts/pretrain_{name}.py", *SMALL, *extra.get(name, [])]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)

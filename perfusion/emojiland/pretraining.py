@@ -37,8 +37,8 @@ class Pretraining(pl.LightningModule):
         optimizer = torch.optim.AdamW(trained, lr=cfg.lr, weight_decay=cfg.weight_decay, betas=(0.9, 0.99))
 
         def rate(step: int) -> float:
-            cosine = 0.5 * (1 + np.cos(np.pi * min(1, step / cfg.steps))) if cfg.cosine else 1.0
-            return min(1.0, (step + 1) / cfg.warmup) * cosine
+            left = min(1.0, (1 - step / cfg.steps) / cfg.cooldown)
+            return min(1.0, (step + 1) / cfg.warmup) * 0.5 * (1 - np.cos(np.pi * left))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
