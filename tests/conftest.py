@@ -56,7 +56,8 @@ def tiny_tokenizer(limit: int = 16) -> CLIPTokenizer:
         initial_alphabet=alphabet,
         end_of_word_suffix="</w>",
         show_progress=False,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        # Letters that end a word have their ids before training: it gives them out in no fixed order.
+        special_tokens=["<|startoftext|>", "<|endoftext|>", *(c + "</w>" for c in sorted(alphabet))],
     )
     corpus = [t.format(w) for t in TEMPLATES for w in WORDS] * 20
     # Every single byte also ends a word somewhere, so that any text can be spelled.

@@ -28,8 +28,10 @@ def train_tokenizer(captions: list[str], vocabulary: int, length: int, folder: P
     bpe.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - 2 - len(alphabet),
+        vocab_size=vocabulary - 2,
         initial_alphabet=alphabet,
+        # These would get ids in no fixed order, and ids break ties between merges.
+        special_tokens=[a + "</w>" for a in alphabet],
         end_of_word_suffix="</w>",
         show_progress=False,
     )
@@ -38,7 +40,7 @@ def train_tokenizer(captions: list[str], vocabulary: int, length: int, folder: P
     # CLIP's order: the 256 bytes, the same ending a word, the merges; BOS and EOS last, so that EOS is the largest id.
     pairs = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learned["merges"]]
     tokens = [*alphabet, *(a + "</w>" for a in alphabet), *dict.fromkeys(a + b for a, b in pairs)]
-    tokens = list(dict.fromkeys(tokens))[: vocabulary - 2] + [START, END]
+    tokens = [*dict.fromkeys(tokens), START, END]
     folder.mkdir(parents=True, exist_ok=True)
     vocab = {token: index for index, token in enumerate(tokens)}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=pairs, model_max_length=length)
