@@ -65,7 +65,7 @@ def fit(module: Pretraining, name: str) -> None:
         max_time=timedelta(minutes=cfg.minutes) if cfg.minutes else None,
         precision=cfg.precision if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() else "32-true",
         callbacks=callbacks,
-        logger=CSVLogger(folder, "log", version=0),
+        logger=CSVLogger(folder, "log"),  # a resumed run logs beside the earlier parts of its curve
         log_every_n_steps=50,
         gradient_clip_val=1.0,
         enable_model_summary=False,
