@@ -16,6 +16,7 @@ from perfusion.errors import UserError
 APPS = {  # name: (module, what it does)
     "train": ("perfusion.train", "learn a concept from pictures"),
     "generate": ("perfusion.generate", "draw prompts with learned concepts"),
+    "covariance": ("perfusion.measure_covariance", "measure a model's C over captions, into a file"),
     "measure": ("perfusion.emojiland.measure", "measure Emojiland's models on what they never saw"),
 }
 
@@ -25,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: perfusion APP [Hydra overrides] [-m]\n")
-        print("\n".join(f"  {app:10}{what}" for app, (_, what) in APPS.items()))
+        print("\n".join(f"  {app:12}{what}" for app, (_, what) in APPS.items()))
         print("\nperfusion APP --help lists an app's configuration.")
         sys.exit(0)
     app, overrides = argv[0], argv[1:]

@@ -18,7 +18,7 @@ from perfusion.draw import draw
 from perfusion.edit import inverse_metric
 from perfusion.errors import UserError
 from perfusion.evaluation.clip import ClipScorer
-from perfusion.models import check_model, covariance, load_pipeline
+from perfusion.models import check_covariance, check_model, covariance, load_pipeline
 from perfusion.module import PerfusionModule
 from perfusion.picture import grid
 from perfusion.pipeline import load_concepts
@@ -36,6 +36,7 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     started = time.perf_counter()
     concept_cfg = concept_of(cfg)
     check_model(cfg.model)
+    check_covariance(**cfg.covariance)
     tokenizer = AutoTokenizer.from_pretrained(cfg.model.path, subfolder="tokenizer")
     single_token(tokenizer, concept_cfg.super_category)
     add_placeholders(tokenizer, [concept_cfg.name])
