@@ -29,7 +29,8 @@ BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, m
 
 
 def train(cfg: DictConfig, folder: Path) -> dict:
-    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, picture.png and last.ckpt to `folder`.
+    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, masks.png, picture.png and last.ckpt to
+    `folder`.
 
     Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work.
     """
@@ -54,6 +55,9 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         cfg.masks,
         cfg.flip,
     )
+    if cfg.masks:
+        data.show(folder / "masks.png")
+        print(f"masks:    {folder / 'masks.png'} (edit the .mask.png beside a picture to change one)")
 
     pl.seed_everything(cfg.seed, verbose=False)
     pipe = load_pipeline(cfg.model)

@@ -60,6 +60,7 @@ def test_run_leaves_everything(trained):
         "concept.safetensors",
         "result.json",
         "config.yaml",
+        "masks.png",
         "picture.png",
         "last.ckpt",
     }
