@@ -69,8 +69,10 @@ class Covariance:
 
     def check_encoder(self, text_encoder, where: str) -> None:
         """Raises UserError where this C is of other encodings than the text encoder's."""
-        width, hash = text_encoder.config.hidden_size, tensors_hash(text_encoder.state_dict().values())
-        if len(self.C) != width or self.encoder not in ("", hash):
+        width, weights = text_encoder.config.hidden_size, text_encoder.state_dict().values()
+        hash = tensors_hash(weights)
+        rounded = any(w.dtype == torch.bfloat16 for w in weights)  # the hash knows float32 and float16 alone
+        if len(self.C) != width or (self.encoder not in ("", hash) and not rounded):
             raise UserError(
                 f"covariance.file={where} is {len(self.C)} wide, of text encoder {self.encoder or 'unknown'}; this "
                 f"model's is {width} wide, {hash}: measure it with `perfusion covariance` on this model."

@@ -1,5 +1,7 @@
 """C against its definition, its cache, its files, and the command that measures it."""
 
+import copy
+
 import hydra
 import pandas
 import pytest
@@ -146,6 +148,7 @@ def test_files(pipe, tmp_path):
     again = Covariance.load(tmp_path / "C.safetensors")
     assert torch.equal(again.C, found.C) and again == Covariance(again.C, found.count, found.hash, found.encoder)
     again.check_encoder(pipe.text_encoder, "C.safetensors")
+    again.check_encoder(copy.deepcopy(pipe.text_encoder).bfloat16(), "C.safetensors")
     pipe.text_encoder.get_input_embeddings().weight.data[3] += 1
     with pytest.raises(UserError, match="is 32 wide, of text encoder"):
         again.check_encoder(pipe.text_encoder, "C.safetensors")
