@@ -1,7 +1,8 @@
 """Captions that a covariance is measured on: made here, or read from a file or the Hugging Face hub as a stream.
 
-`captions(count)` is the fallback where nobody has a caption file at hand: templates filled with nouns, adjectives, places
-and styles, always the same ones. Real captions (`read`) are the better choice, since they cover more of the language.
+`captions(count)` is the fallback where nobody has a caption file at hand: templates filled with nouns, adjectives,
+places and styles, always the same ones. Real captions (`Captions`) are the better choice, since they cover more of the
+language.
 """
 
 from collections.abc import Iterator
@@ -20,30 +21,31 @@ FRAMES = (
     "a {s} of {a} {p}", "{a} with {b}", "close-up of {a}", "{a} on top of {b}", "two {n}s {p}", "{a} {v} {p}",
     "a man holding {a} {p}", "a woman with {a}", "people looking at {a} {p}", "{a} is {v} near {b}", "the {n} {p}",
 )  # fmt: skip
-NOUNS = """airplane apple backpack ball banana barn basket bear bed bee bench bicycle bird boat book bottle bowl boy bread
-bridge broom bus butterfly cabin cake camera candle car carpet castle cat chair child church city clock cloud coat computer
-cow crab cup dancer deer desk dog doll door dragon dress drum duck eagle egg elephant engine farmer fence field fish flag
-flower forest fork fountain fox frog garden gate giraffe girl glass globe goat guitar hammer hat helicopter horse house
-island jacket jar kettle key kitchen kite knight ladder lake lamp laptop leaf lemon letter lion lizard man map market mask
-mirror monkey moon mountain mouse mug mushroom necklace nest newspaper notebook nurse ocean onion orange owl painting pan
-panda park penguin phone piano pig pillow pizza plate pond poster pumpkin queen rabbit radio ring river road robot rock roof
-room rope rose sandwich scarf sculpture sheep ship shirt shoe shop singer skateboard snake sofa soldier spider spoon
-staircase star statue street suitcase sunflower surfboard sweater sword table taxi teacher teapot teddy telescope temple tent
-tiger toaster tomato tower toy tractor train tree truck turtle umbrella van vase village violin wall watch waterfall whale
-wheel window wizard wolf woman zebra"""
-ADJECTIVES = """red blue green yellow black white brown pink purple orange golden silver old new small large tiny huge wooden
-metal glass plastic furry shiny broken colorful vintage modern beautiful strange happy sad sleeping wet dirty empty striped
-round tall young"""
+NOUNS = """airplane apple backpack ball banana barn basket bear bed bee bench bicycle bird boat book bottle bowl boy
+bread bridge broom bus butterfly cabin cake camera candle car carpet castle cat chair child church city clock cloud
+coat computer cow crab cup dancer deer desk dog doll door dragon dress drum duck eagle egg elephant engine farmer
+fence field fish flag flower forest fork fountain fox frog garden gate giraffe girl glass globe goat guitar hammer hat
+helicopter horse house island jacket jar kettle key kitchen kite knight ladder lake lamp laptop leaf lemon letter lion
+lizard man map market mask mirror monkey moon mountain mouse mug mushroom necklace nest newspaper notebook nurse ocean
+onion orange owl painting pan panda park penguin phone piano pig pillow pizza plate pond poster pumpkin queen rabbit
+radio ring river road robot rock roof room rope rose sandwich scarf sculpture sheep ship shirt shoe shop singer
+skateboard snake sofa soldier spider spoon staircase star statue street suitcase sunflower surfboard sweater sword
+table taxi teacher teapot teddy telescope temple tent tiger toaster tomato tower toy tractor train tree truck turtle
+umbrella van vase village violin wall watch waterfall whale wheel window wizard wolf woman zebra"""
+ADJECTIVES = """red blue green yellow black white brown pink purple orange golden silver old new small large tiny huge
+wooden metal glass plastic furry shiny broken colorful vintage modern beautiful strange happy sad sleeping wet dirty
+empty striped round tall young"""
 PLACES = (
-    "on a beach", "in the snow", "in a forest", "at night", "in the city", "on a table", "in a kitchen", "on the street",
-    "in a garden", "under a tree", "by a river", "on a mountain", "in the desert", "at sunset", "in a museum", "on the grass",
-    "in the rain", "in front of a house", "inside a room", "on a wooden floor", "at the market", "in the water", "in space",
-    "on the moon", "in a field of flowers", "near the sea", "in a library", "on a boat", "in winter", "in the morning light",
+    "on a beach", "in the snow", "in a forest", "at night", "in the city", "on a table", "in a kitchen",
+    "on the street", "in a garden", "under a tree", "by a river", "on a mountain", "in the desert", "at sunset",
+    "in a museum", "on the grass", "in the rain", "in front of a house", "inside a room", "on a wooden floor",
+    "at the market", "in the water", "in space", "on the moon", "in a field of flowers", "near the sea",
+    "in a library", "on a boat", "in winter", "in the morning light",
 )  # fmt: skip
 STYLES = """painting drawing sketch watercolor photograph picture rendering cartoon poster sculpture mosaic
 illustration"""
-ACTIONS = """standing sitting lying running jumping flying floating burning melting growing moving waiting resting shining
-falling"""
+ACTIONS = """standing sitting lying running jumping flying floating burning melting growing moving waiting resting
+shining falling"""
 NOUNS, ADJECTIVES, STYLES, ACTIONS = (words.split() for words in (NOUNS, ADJECTIVES, STYLES, ACTIONS))
 
 

@@ -1,4 +1,7 @@
-"""C, the uncentred second moment of token encodings over many captions: streamed, resumable, cached (method.md 2.5, 2.6)."""
+"""C, the uncentred second moment of token encodings over many captions: streamed, resumable, cached.
+
+method.md 2.5, 2.6.
+"""
 
 import hashlib
 import importlib.util
@@ -138,10 +141,10 @@ def second_moment(
 ) -> Covariance:
     """C = mean of e e^T over the captions' tokens, in float64, one batch at a time; the captions may be a stream.
 
-    cache_dir: the result is kept there under the hash of text encoder, captions and tokens, so that the same question is
-    computed once (the captions are read twice then, so a list or a file and not a generator). state: a file that holds
-    the running sum, written every `save_every` batches and removed at the end; a later call with the same captions goes
-    on from it, to the same last bit. By default beside the cache.
+    cache_dir: the result is kept there under the hash of text encoder, captions and tokens, so that the same question
+    is computed once (the captions are read twice then, so a list or a file and not a generator). state: a file that
+    holds the running sum, written every `save_every` batches and removed at the end; a later call with the same
+    captions goes on from it, to the same last bit. By default beside the cache.
 
     Raises UserError for an unknown `tokens`, no captions, or a state of other captions.
     """

@@ -1,4 +1,4 @@
-"""A concept's pictures: checked, cropped square around the mask, encoded once to latents (mirrored too), drawn into batches."""
+"""A concept's pictures: checked, cropped square around the mask, encoded once (mirrored too), drawn into batches."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def picture_paths(folder: str | Path) -> list[Path]:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """The picture, upright by its EXIF tag, in its own mode. Raises UserError naming the file where it cannot be read."""
+    """The picture in its own mode, upright by its EXIF tag. Raises UserError where it cannot be read."""
     try:
         with Image.open(path) as opened:
             return ImageOps.exif_transpose(opened)
@@ -40,9 +40,9 @@ def read_picture(path: Path) -> Image.Image:
 class ConceptData:
     """`count` pictures as latents [n, C, h, w] and masks [n, 1, h, w] in [0, 1]; n is doubled by mirroring.
 
-    masks: "clipseg", or None for the whole picture. With "clipseg" a picture's mask is the file beside it, else its alpha
-    channel, else zero-shot by `segmenter`. Transparent pixels become white. A picture that is not square is cropped to
-    the square that holds most of its mask, to the middle without one.
+    masks: "clipseg", or None for the whole picture. With "clipseg" a picture's mask is the file beside it, else its
+    alpha channel, else zero-shot by `segmenter`. Transparent pixels become white. A picture that is not square is
+    cropped to the square that holds most of its mask, to the middle without one.
     """
 
     def __init__(
@@ -106,5 +106,6 @@ def _check_names(paths: list[Path]) -> None:
         other = seen.setdefault(path.stem, path)
         if other is not path:
             raise UserError(
-                f"pictures {other.name} and {path.name} would share the mask {mask_path(path).name}; rename one of them."
+                f"pictures {other.name} and {path.name} would share the mask {mask_path(path).name}; "
+                "rename one of them."
             )

@@ -1,4 +1,4 @@
-"""Concepts on the Hugging Face hub: hf://user/repo[@revision][/file] wherever a concept file is taken, and `perfusion push`."""
+"""Concepts on the Hugging Face hub: hf://user/repo[@revision][/file] for any concept file, and `perfusion push`."""
 
 import os
 import re
@@ -54,7 +54,8 @@ def card(concept, repo: str) -> str:
 # {concept.trigger}
 
 A concept for text-to-image models: a {concept.super_category}, learned by
-[Perfusion](https://arxiv.org/abs/2305.01644) (key-locked rank-one editing). Write `{concept.trigger}` in a prompt to draw it.
+[Perfusion](https://arxiv.org/abs/2305.01644) (key-locked rank-one editing). Write `{concept.trigger}` in a prompt
+to draw it.
 
 ## Use
 
@@ -103,7 +104,7 @@ def push(concept, repo: str, private: bool = False) -> str:
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Concept {concept.trigger}")
         except FAILURES as error:
             raise UserError(
-                f"{repo} cannot be written ({' '.join(str(error).split())}); give user/name, and log in with a token that "
-                "may write (hf auth login)."
+                f"{repo} cannot be written ({' '.join(str(error).split())}); give user/name, and log in with a token "
+                "that may write (hf auth login)."
             ) from error
     return f"hf://{repo}"

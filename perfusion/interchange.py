@@ -47,7 +47,7 @@ def ldm_to_diffusers(key: str, layers_per_block: int) -> str | None:
     if part == "middle_block":
         where = "mid_block.attentions.0"
     else:
-        # input_blocks.0 is conv_in; then L residual layers and one down-sampler a block. Output blocks have L + 1 layers.
+        # input_blocks.0 is conv_in, then L residual layers and a down-sampler a block; output blocks have L + 1.
         side, index = ("down", index - 1) if part == "input_blocks" else ("up", index)
         block, layer = divmod(index, layers_per_block + 1)
         where = f"{side}_blocks.{block}.attentions.{layer}"
@@ -55,8 +55,10 @@ def ldm_to_diffusers(key: str, layers_per_block: int) -> str | None:
 
 
 def read_checkpoint(path: str | os.PathLike) -> dict:
-    """{"target_input" [d], "C_inv" [d, d], "embedding" [d_tok], "target_output" {CompVis key: [T, d_l]}} of a ChenDarYen
-    .ckpt. Raises UserError for anything else; nothing in it is executed."""
+    """{"target_input" [d], "C_inv" [d, d], "embedding" [d_tok], "target_output" {CompVis key: [T, d_l]}} of a .ckpt.
+
+    Raises UserError for anything else; nothing in it is executed.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"file={path} does not exist; give a .ckpt of ChenDarYen's Perfusion.")
@@ -100,10 +102,11 @@ def import_checkpoint(
 ) -> Concept:
     """A concept from ChenDarYen's format, for the base model `pipe` (the file does not say on which it was trained).
 
-    There every position of the prompt has an o* of its own, 77 x d a layer; a concept here has one. Their mean is taken,
-    weighted by how far the gate is open at each position up to the word's own, over TEMPLATES: where the gate is shut
-    an o* was neither trained nor used. (Taking the word's own position alone would lose it: that program measures i* one
-    token too early, so the gate opens before the word.) o*_K follows from the super-category, as for any locked concept.
+    There every position of the prompt has an o* of its own, 77 x d a layer; a concept here has one. Their mean is
+    taken, weighted by how far the gate is open at each position up to the word's own, over TEMPLATES: where the gate is
+    shut an o* was neither trained nor used. (Taking the word's own position alone would lose it: that program measures
+    i* one token too early, so the gate opens before the word.) o*_K follows from the super-category, as for any locked
+    concept.
 
     Raises UserError for a bad file, or one whose shapes are not the model's; warns of what is reduced.
     """
@@ -112,8 +115,8 @@ def import_checkpoint(
     d, d_tok = pipe.text_encoder.config.hidden_size, pipe.text_encoder.get_input_embeddings().weight.shape[1]
     if (i_star.numel(), embedding.numel()) != (d, d_tok):
         raise UserError(
-            f"file={path} has an i* of {i_star.numel()} and an embedding of {embedding.numel()}, the model's text encoder "
-            f"{d} and {d_tok}; give the model it was trained on."
+            f"file={path} has an i* of {i_star.numel()} and an embedding of {embedding.numel()}, the model's text "
+            f"encoder {d} and {d_tok}; give the model it was trained on."
         )
     layers = pipe.unet.config.layers_per_block
     targets = {ldm_to_diffusers(key, layers): o for key, o in parts["target_output"].items()}

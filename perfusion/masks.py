@@ -1,6 +1,6 @@
-"""Soft masks: a file beside the picture, else its alpha channel, else zero-shot where CLIPSeg sees the super-category's word.
+"""Soft masks: a file beside the picture, else its alpha channel, else where CLIPSeg sees the super-category's word.
 
-CLIPSeg's are saved beside the pictures, for a user to edit.
+CLIPSeg's are zero-shot, and saved beside the pictures for a user to edit.
 """
 
 from pathlib import Path

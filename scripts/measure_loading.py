@@ -1,11 +1,12 @@
-"""Loading a concept, and 1,000 of them resident: times, memory and the cost of a denoising step, at SD 1.5's true shape.
+"""Loading a concept, and 1,000 of them resident: time, memory and the cost of a denoising step, at SD 1.5's shape.
 
 python scripts/measure_loading.py                     # writes results/loading.json
 python scripts/measure_loading.py --tiny --concepts 50 --rounds 2 --results /tmp/loading.json
 
-`file_ms` is Concept.load; `load_ms` is load_concepts of one file onto a pipeline, which adds the hash of the base model's
-weights and the encoding of the super-category's word. Resident concepts are Concept objects in memory, and their rows in
-the widened layers; a step is one UNet call on a batch of 2 whose prompt holds one of them, in turn with the stock UNet's.
+`file_ms` is Concept.load; `load_ms` is load_concepts of one file onto a pipeline, which adds the hash of the base
+model's weights, a tokenizer with one more word and the encoding of the super-category's word. Resident concepts are
+Concept objects in memory, and their rows in the widened layers; a step is one UNet call on a batch of 2 whose prompt
+holds one of them, in turn with the stock UNet's.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from perfusion.concept import Concept, base_hash
 from perfusion.edit import augment
 from perfusion.pipeline import load_concepts
 from perfusion.projections import cross_attentions, widen
+from perfusion.text import add_placeholders, super_encoding
 
 
 def resident() -> float:
@@ -50,7 +52,7 @@ def main(options) -> dict:
     hash, generator = base_hash(pipe.text_encoder, pipe.unet), torch.Generator().manual_seed(0)
     draw = lambda n: torch.randn(n, generator=generator)
     result = {
-        "what": f"loading at {'a tiny' if options.tiny else 'SD 1.5' + chr(39) + 's'} shape, random weights, float32; "
+        "what": f"loading at {'a tiny' if options.tiny else 'the true SD 1.5'} shape, random weights, float32; "
         f"medians of {options.rounds} turns",
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +70,11 @@ def main(options) -> dict:
             again.append(milliseconds(load, 1))
             pipe._perfusion.unload()
         result["load_ms"] = statistics.median(again)
+        # What load_concepts does beside reading the file and widening the layers.
+        result["of_which_base_hash_ms"] = milliseconds(lambda: base_hash(pipe.text_encoder, pipe.unet), 3)
+        result["of_which_tokenizer_ms"] = milliseconds(lambda: add_placeholders(pipe.tokenizer, ["teddy*"]), 3)
+        word = lambda: super_encoding(pipe.tokenizer, pipe.text_encoder, "teddy")
+        result["of_which_super_encoding_ms"] = milliseconds(word, 3)
         before = resident()
         concepts = [Concept.load(path) for path in paths]
     result["concepts"] = len(concepts)

@@ -5,8 +5,8 @@ python scripts/measure_train_step_cost.py --tiny --rounds 2 --results /tmp/cost.
 
 One process builds the frozen model with random weights and forks a worker for every arm, so that all share its memory.
 The workers take turns, one step each a round; a round's times are compared with each other, and the medians of those
-ratios are written. Memory is the worker's highest resident set during its steps (the shared weights and libraries, equal
-in all, counted in each).
+ratios are written. Memory is the worker's highest resident set during its steps (the shared weights and libraries,
+equal in all, counted in each).
 
 The arms are written after diffusers' examples/textual_inversion/textual_inversion.py and
 examples/dreambooth/train_dreambooth_lora.py (defaults, float32): both encode the pictures with the VAE in every step;
@@ -77,8 +77,9 @@ def perfusion(pipe, turn: Turn, steps: int, batch: int, resolution: int) -> int:
         data = ConceptData([Path(folder) / "0.png"], resolution, "teddy", "", None, flip=False).encode(pipe.vae)
     d = pipe.text_encoder.config.hidden_size
     module = PerfusionModule(
-        pipe, data, "teddy*", "teddy", inverse_metric(torch.eye(d), 0.0), beta=0.75, tau=0.1, lock="local", batch_size=batch,
-        learning_rate={"o_star": 0.03, "embedding": 0.006, "relative": False}, i_star_decay=0.99, seed=0,
+        pipe, data, "teddy*", "teddy", inverse_metric(torch.eye(d), 0.0), beta=0.75, tau=0.1, lock="local",
+        batch_size=batch, i_star_decay=0.99, seed=0,
+        learning_rate={"o_star": 0.03, "embedding": 0.006, "relative": False},
     )  # fmt: skip
     quiet = {
         "logger": False,
@@ -197,8 +198,8 @@ def main(options) -> dict:
     timed = rounds[1:]
     peak = {arm: max(found[arm][1] for found in rounds) for arm in ARMS}
     result = {
-        "what": f"a training step at {'a tiny' if options.tiny else 'SD 1.5' + chr(39) + 's'} shape, random weights, float32, "
-        f"batch {options.batch}, {options.resolution} x {options.resolution}; medians of {options.rounds} rounds in turn",
+        "what": f"a training step, {'a tiny' if options.tiny else 'the true SD 1.5'} shape, random weights, float32, "
+        f"batch {options.batch}, {options.resolution} x {options.resolution}; medians of {options.rounds} turns",
         "seconds": {arm: round(statistics.median(found[arm][0] for found in timed), 4) for arm in ARMS},
         "peak_mib": {arm: round(m) for arm, m in peak.items()},
         "weights_mib": round(

@@ -1,4 +1,4 @@
-"""Other programs' files: an embedding that diffusers loads, and ChenDarYen's checkpoints against that program's formula."""
+"""Other programs' files: an embedding for diffusers, and ChenDarYen's checkpoints against that program's formula."""
 
 import os
 
