@@ -16,7 +16,14 @@ from perfusion.errors import UserError
 APPS = {  # name: (module, what it does)
     "train": ("perfusion.train", "learn a concept from pictures"),
     "generate": ("perfusion.generate", "draw prompts with learned concepts"),
+    "covariance": ("perfusion.measure_covariance", "measure a model's C over captions, into a file"),
+    "import": ("perfusion.interchange", "turn a .ckpt concept of ChenDarYen's Perfusion into a concept file"),
     "measure": ("perfusion.emojiland.measure", "measure Emojiland's models on what they never saw"),
+}
+FILE_APPS = {  # of perfusion.files: words in place of overrides
+    "info": "print a concept file's metadata and shapes: perfusion info FILE",
+    "export": "write its embedding for other programs: perfusion export FILE --textual-inversion OUT",
+    "push": "upload it to the Hugging Face hub: perfusion push FILE user/name [--private]",
 }
 
 
@@ -25,12 +32,18 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: perfusion APP [Hydra overrides] [-m]\n")
-        print("\n".join(f"  {app:10}{what}" for app, (_, what) in APPS.items()))
+        print("\n".join(f"  {app:12}{what}" for app, (_, what) in APPS.items()))
+        print("\n".join(f"  {app:12}{what}" for app, what in FILE_APPS.items()))
         print("\nperfusion APP --help lists an app's configuration.")
         sys.exit(0)
     app, overrides = argv[0], argv[1:]
+    if app in FILE_APPS:
+        try:
+            return importlib.import_module("perfusion.files").main(app, overrides)
+        except UserError as error:
+            _refuse(str(error))
     if app not in APPS:
-        _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join(APPS)}.")
+        _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join([*APPS, *FILE_APPS])}.")
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
     sys.argv = [f"perfusion {app}", *overrides]

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perfusion.errors import UserError
+from perfusion.hub import fetch
 from perfusion.projections import cross_attentions
 
 FORMAT_VERSION = "1"
@@ -117,8 +118,11 @@ class Concept:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Concept":
-        """Read a file, values in float32. Raises UserError, naming both sides, for all but a whole, valid concept."""
-        path = Path(path)
+        """Read a file, values in float32; hf://user/repo[/file] is fetched first.
+
+        Raises UserError, naming both sides, for all but a whole, valid concept.
+        """
+        path = fetch(path)
         if not path.is_file():
             raise UserError(f"concept file {path} does not exist; give the path of a saved .safetensors concept.")
         try:

@@ -7,7 +7,8 @@ import torch
 from diffusers import DiffusionPipeline
 from omegaconf import DictConfig
 
-from perfusion.covariance import Covariance, second_moment
+from perfusion.captions import Captions
+from perfusion.covariance import TOKENS, Covariance, second_moment
 from perfusion.emojiland.cache import home
 from perfusion.errors import UserError
 
@@ -32,7 +33,30 @@ def load_pipeline(model: DictConfig):
     return pipe
 
 
-def covariance(pipe, model: DictConfig, captions: int, tokens: str) -> Covariance:
-    """C over the model's captions, computed once per (text encoder, captions, tokens) and cached."""
-    texts = importlib.import_module(model.captions).captions(captions)
+def check_covariance(
+    captions: int | None, tokens: str | None, source: str | None = None, file: str | None = None
+) -> None:
+    """Raises UserError where the configured C cannot be had; nothing is measured."""
+    if file:
+        Covariance.load(file)
+    elif source:
+        Captions(source)
+    if not file and tokens not in TOKENS:
+        raise UserError(f'covariance.tokens="{tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
+
+
+def covariance(
+    pipe,
+    model: DictConfig,
+    captions: int | None,
+    tokens: str | None,
+    source: str | None = None,
+    file: str | None = None,
+) -> Covariance:
+    """C out of `file`, or over `captions` captions of `source` or of the model's own, measured once and cached."""
+    if file:
+        found = Covariance.load(file)
+        found.check_encoder(pipe.text_encoder, file)
+        return found
+    texts = Captions(source, captions) if source else importlib.import_module(model.captions).captions(captions)
     return second_moment(texts, pipe.tokenizer, pipe.text_encoder, tokens, cache_dir=home() / "covariance")

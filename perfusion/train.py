@@ -18,7 +18,7 @@ from perfusion.draw import draw
 from perfusion.edit import inverse_metric
 from perfusion.errors import UserError
 from perfusion.evaluation.clip import ClipScorer
-from perfusion.models import check_model, covariance, load_pipeline
+from perfusion.models import check_covariance, check_model, covariance, load_pipeline
 from perfusion.module import PerfusionModule
 from perfusion.picture import grid
 from perfusion.pipeline import load_concepts
@@ -29,13 +29,15 @@ BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, m
 
 
 def train(cfg: DictConfig, folder: Path) -> dict:
-    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, picture.png and last.ckpt to `folder`.
+    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, masks.png, picture.png and last.ckpt to
+    `folder`.
 
     Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work.
     """
     started = time.perf_counter()
     concept_cfg = concept_of(cfg)
     check_model(cfg.model)
+    check_covariance(**cfg.covariance)
     tokenizer = AutoTokenizer.from_pretrained(cfg.model.path, subfolder="tokenizer")
     single_token(tokenizer, concept_cfg.super_category)
     add_placeholders(tokenizer, [concept_cfg.name])
@@ -53,6 +55,9 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         cfg.masks,
         cfg.flip,
     )
+    if cfg.masks:
+        data.show(folder / "masks.png")
+        print(f"masks:    {folder / 'masks.png'} (edit the .mask.png beside a picture to change one)")
 
     pl.seed_everything(cfg.seed, verbose=False)
     pipe = load_pipeline(cfg.model)
