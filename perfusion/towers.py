@@ -1,5 +1,7 @@
 """The text side of a pipeline as one text encoder: Stable Diffusion's own, or both of SDXL's with their encodings side by side."""
 
+from types import SimpleNamespace
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +33,7 @@ class Towers(nn.Module):
     def __init__(self, text_encoders: list[nn.Module], tokenizers: list):
         super().__init__()
         self.towers = nn.ModuleList(text_encoders)
+        self.config = SimpleNamespace(hidden_size=sum(tower.config.hidden_size for tower in text_encoders))
         self.pads, self.eos = [t.pad_token_id for t in tokenizers], tokenizers[0].eos_token_id
 
     def get_input_embeddings(self) -> nn.Module:
