@@ -116,7 +116,8 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
     pipe.register_to_config(_name_or_path=model.id)
     if dtype == torch.bfloat16:
         pipe._perfusion_base_hash = base_hash(text_encoder_of(pipe), pipe.unet)
-    pipe.to(device, dtype)
+        pipe.to(dtype)
+    pipe.to(device)
     if model.get("gradient_checkpointing"):
         pipe.unet.enable_gradient_checkpointing()
     if model.get("attention") == "sliced":
