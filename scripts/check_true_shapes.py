@@ -62,7 +62,7 @@ def sd15() -> StableDiffusionPipeline:
             block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
             down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         )  # fmt: skip
-    scheduler = DDIMScheduler(0.00085, 0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    scheduler = DDIMScheduler(1000, 0.00085, 0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
     parts = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(filled(vae), filled(text_encoder), tokenizer, filled(unet), scheduler, **parts)
 
