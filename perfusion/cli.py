@@ -46,10 +46,11 @@ def main(argv: list[str] | None = None) -> None:
         _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join([*APPS, *FILE_APPS])}.")
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
-    sys.argv = [f"perfusion {app}", *overrides]
+    program, sys.argv = sys.argv[0], [f"perfusion {app}", *overrides]
 
     @functools.wraps(main)
     def task(cfg):
+        sys.argv = [program, app, *overrides]  # what Lightning starts its other processes with, under DDP
         try:
             return importlib.import_module(APPS[app][0]).run(cfg)
         except UserError as error:

@@ -79,7 +79,13 @@ class ConceptData:
         m = torch.stack([pil_to_tensor(square(m)) / 255 if m else torch.ones(1, *x.shape[-2:]) for m in self.masks])
         if self.flip:
             x, m = torch.cat([x, x.flip(-1)]), torch.cat([m, m.flip(-1)])
-        mean = torch.cat([vae.encode(part.to(vae.dtype)).latent_dist.mean for part in x.split(4)]).float()
+        at_once = 4 if self.resolution <= 256 else 1
+        upcast = vae.dtype == torch.float16 and vae.config.force_upcast  # SDXL's overflows in float16
+        if upcast:
+            vae.float()
+        mean = torch.cat([vae.encode(part.to(vae.dtype)).latent_dist.mean for part in x.split(at_once)]).float()
+        if upcast:
+            vae.half()
         self.latents = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
         self.soft_masks = interpolate(m.to(vae.device), size=self.latents.shape[-2:], mode="area")
         return self

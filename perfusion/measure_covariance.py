@@ -10,6 +10,7 @@ from perfusion.captions import Captions
 from perfusion.covariance import TOKENS, Covariance, second_moment
 from perfusion.errors import UserError
 from perfusion.models import check_model, load_pipeline
+from perfusion.towers import text_encoder_of
 
 
 def measure(cfg: DictConfig) -> Covariance:
@@ -34,7 +35,7 @@ def measure(cfg: DictConfig) -> Covariance:
     found = second_moment(
         texts,
         pipe.tokenizer,
-        pipe.text_encoder.to(device),
+        text_encoder_of(pipe).to(device),
         cfg.tokens,
         cfg.batch_size,
         state=f"{output}.state",
