@@ -153,7 +153,7 @@ def run(cfg: DictConfig) -> None:
     missing = [key for key in ("file", "super_category") if OmegaConf.is_missing(cfg, key)]
     if missing:
         raise UserError(f"{missing[0]} is not given; as in perfusion import file=teddy.ckpt super_category=teddy.")
-    check_model(cfg.model)
+    check_model(cfg.model, ("path",))
     read_checkpoint(cfg.file)
     trigger = cfg.name or f"{cfg.super_category}*"
     concept = import_checkpoint(

@@ -19,7 +19,7 @@ def measure(cfg: DictConfig) -> Covariance:
     Raises UserError, before any weights load, for input that cannot work.
     """
     output = Path(cfg.output)
-    check_model(cfg.model)
+    check_model(cfg.model, ("path",))
     if cfg.tokens not in TOKENS:
         raise UserError(f'tokens="{cfg.tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
     if output.exists():
