@@ -153,7 +153,7 @@ def test_a_trainer_that_this_machine_has_not(main_job, monkeypatch, tmp_path):
 
 
 def test_ddp_on_two_processes(main_job, tmp_path):
-    """Two CPU processes through the command: each draws batches of its own, one writes."""
+    """Two CPU processes through the command, of which one draws and writes."""
     command = [
         sys.executable, "-m", "perfusion", "train", "model=sd21", *main_job(sd21(tokenizers()[1])), "trainer=ddp",
         "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "model.dtype=float32", "batch_size=2",
@@ -163,5 +163,6 @@ def test_ddp_on_two_processes(main_job, tmp_path):
     environment["PYTHONPATH"] = str(CONF.parent)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "MEMBER: 2/2" in done.stderr and done.stdout.count("of 2 kept") == 1
+    said = done.stdout + done.stderr
+    assert "MEMBER: 2/2" in said and said.count("of 2 kept") == 1, said[-3000:]
     assert [s["step"] for s in json.loads((tmp_path / "run/result.json").read_text())["selection"]] == [2]
