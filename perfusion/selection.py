@@ -35,7 +35,8 @@ class Selection(pl.Callback):
 
     def on_train_batch_end(self, trainer, module: PerfusionModule, outputs, batch, batch_idx) -> None:
         step = trainer.global_step
-        due = step % self.cfg.every == 0 if self.cfg.every else step == trainer.max_steps
+        # Not at step 0, which is where the first of several accumulated micro-batches ends.
+        due = step > 0 and step % self.cfg.every == 0 if self.cfg.every else step == trainer.max_steps
         if not trainer.is_global_zero:  # under DDP the first process draws, the others wait for it
             return
         if not due or (self.history and self.history[-1]["step"] == step):

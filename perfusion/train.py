@@ -117,7 +117,7 @@ def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl
             **cfg.trainer, max_steps=cfg.max_steps, callbacks=[checkpoint], logger=hydra.utils.instantiate(cfg.logger),
             default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5,
         )  # fmt: skip
-    except (MisconfigurationException, ValueError, TypeError) as error:
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
         raise UserError(
             f"trainer={OmegaConf.to_container(cfg.trainer)} cannot run here ({' '.join(str(error).split())}); "
             f"allowed are: {', '.join(sorted(p.stem for p in (CONF / 'trainer').glob('*.yaml')))}, on a machine that has "

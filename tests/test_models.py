@@ -130,6 +130,7 @@ def main_job(tmp_path):
 ])  # fmt: skip
 def test_the_main_job(main_job, monkeypatch, tmp_path, name, layout, dtype, precision):
     monkeypatch.setenv("PERFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
     pipe = layout(*tokenizers()) if layout is sdxl else layout(tokenizers()[1])
     cfg = compose("train", f"model={name}", *main_job(pipe), f"model.dtype={dtype}", f"trainer.precision={precision}",
                   "model.gradient_checkpointing=true", "trainer.accumulate_grad_batches=2")  # fmt: skip
@@ -144,6 +145,7 @@ def test_the_main_job(main_job, monkeypatch, tmp_path, name, layout, dtype, prec
 
 
 def test_a_trainer_that_this_machine_has_not(main_job, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     cfg = compose("train", "model=sd21", *main_job(sd21(tokenizers()[1])), "trainer.accelerator=tpu")
     with pytest.raises(UserError, match="cannot run here.*allowed are: cpu, ddp, gpu_24gb, gpu_8gb"):
         train(cfg, tmp_path / "run")
@@ -151,14 +153,16 @@ def test_a_trainer_that_this_machine_has_not(main_job, monkeypatch, tmp_path):
 
 
 def test_ddp_on_two_processes(main_job, tmp_path):
-    """Two CPU processes through the command: each draws batches of its own, one writes."""
+    """Two CPU processes through the command, of which one draws and writes."""
     command = [
         sys.executable, "-m", "perfusion", "train", "model=sd21", *main_job(sd21(tokenizers()[1])), "trainer=ddp",
         "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "model.dtype=float32", "batch_size=2",
         "selection.every=2", f"hydra.run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     environment = os.environ | {"PERFUSION_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    environment["PYTHONPATH"] = str(CONF.parent)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "MEMBER: 2/2" in done.stderr and done.stdout.count("of 2 kept") == 1
+    said = done.stdout + done.stderr
+    assert "MEMBER: 2/2" in said and said.count("of 2 kept") == 1, said[-3000:]
     assert [s["step"] for s in json.loads((tmp_path / "run/result.json").read_text())["selection"]] == [2]
