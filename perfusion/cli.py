@@ -16,6 +16,7 @@ from perfusion.errors import UserError
 APPS = {  # name: (module, what it does)
     "train": ("perfusion.train", "learn a concept from pictures"),
     "generate": ("perfusion.generate", "draw prompts with learned concepts"),
+    "evaluate": ("perfusion.evaluation.evaluate", "score a concept over prompts, noises and operating points"),
     "measure": ("perfusion.emojiland.measure", "measure Emojiland's models on what they never saw"),
 }
 
