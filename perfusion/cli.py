@@ -1,7 +1,7 @@
 """The one console command: `perfusion APP [Hydra overrides]`."""
 
-import functools
 import importlib
+import os
 import sys
 
 import hydra
@@ -10,6 +10,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+import perfusion.sweep  # noqa: F401 (registers the resolver of job folders)
 from perfusion.config import CONF
 from perfusion.errors import UserError
 
@@ -17,8 +18,10 @@ APPS = {  # name: (module, what it does)
     "train": ("perfusion.train", "learn a concept from pictures"),
     "generate": ("perfusion.generate", "draw prompts with learned concepts"),
     "evaluate": ("perfusion.evaluation.evaluate", "score a concept over prompts, noises and operating points"),
+    "collect": ("perfusion.evaluation.collect", "join an experiment's jobs into one table, with intervals"),
     "measure": ("perfusion.emojiland.measure", "measure Emojiland's models on what they never saw"),
 }
+APP = "PERFUSION_APP"  # environment variable
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,23 +32,29 @@ def main(argv: list[str] | None = None) -> None:
         print("\n".join(f"  {app:10}{what}" for app, (_, what) in APPS.items()))
         print("\nperfusion APP --help lists an app's configuration.")
         sys.exit(0)
+    if (
+        "LOCAL_RANK" in os.environ and APP in os.environ
+    ):  # Lightning's DDP starts its processes with the overrides alone
+        argv = [os.environ[APP], *argv]
     app, overrides = argv[0], argv[1:]
     if app not in APPS:
         _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join(APPS)}.")
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
-    sys.argv = [f"perfusion {app}", *overrides]
-
-    @functools.wraps(main)
-    def task(cfg):
-        try:
-            return importlib.import_module(APPS[app][0]).run(cfg)
-        except UserError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of a sweep go on
-                raise
-            _refuse(str(error))
-
+    os.environ[APP] = app
+    sys.argv = [sys.argv[0], *overrides]
     hydra.main(str(CONF), app, version_base="1.3")(task)()
+
+
+def task(cfg):
+    """What Hydra runs, here or in another process: the app that the configuration is named after."""
+    app = HydraConfig.get().job.config_name
+    try:
+        return importlib.import_module(APPS[app][0]).run(cfg)
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of a sweep go on
+            raise
+        _refuse(str(error))
 
 
 def _check(app: str, overrides: list[str]) -> None:

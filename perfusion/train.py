@@ -43,10 +43,12 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         raise UserError(f"masks={cfg.masks} is unknown; allowed are clipseg and null.")
     if cfg.lock not in LOCKS:
         raise UserError(f"lock={cfg.lock} is unknown; a concept is trained with one of: {', '.join(LOCKS)}.")
+    if cfg.shots is not None and cfg.shots < 1:
+        raise UserError(f"shots={cfg.shots} leaves no picture; give at least 1, or null for all of them.")
     if cfg.resume and not Path(cfg.resume).is_file():
         raise UserError(f"resume={cfg.resume} does not exist; give a run's last.ckpt, or null to start anew.")
     data = ConceptData(
-        picture_paths(concept_cfg.images),
+        picture_paths(concept_cfg.images)[: cfg.shots],
         cfg.model.resolution,
         concept_cfg.super_category,
         cfg.model.segmenter,
@@ -61,10 +63,12 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     module = PerfusionModule(
         pipe, data.encode(pipe.vae), concept_cfg.name, concept_cfg.super_category, inverse_metric(C.C, cfg.model.shrinkage),
         beta=cfg.beta, tau=cfg.tau, lock=cfg.lock, batch_size=cfg.batch_size, i_star_decay=cfg.i_star_decay, seed=cfg.seed,
-        learning_rate=OmegaConf.to_container(cfg.model.learning_rate),
+        learning_rate=OmegaConf.to_container(cfg.model.learning_rate), masked_prior=cfg.masked_prior,
+        i_star_gradient=cfg.i_star_gradient,
     )  # fmt: skip
     settings = OmegaConf.to_container(cfg, resolve=True)
-    short = {k: settings[k] for k in ("seed", "lock", "masks", "flip", "batch_size", "max_steps", "i_star_decay")}
+    names = ("seed", "lock", "masks", "shots", "flip", "batch_size", "max_steps", "i_star_decay", "masked_prior")
+    short = {k: settings[k] for k in (*names, "i_star_gradient")}
     metadata = {
         "base_id": cfg.model.id,
         "base_hash": hash,
@@ -86,6 +90,8 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     )  # fmt: skip
     trainer.fit(module, range(micro), ckpt_path=cfg.resume, weights_only=True)
     seconds = time.perf_counter() - started
+    if not trainer.is_global_zero:  # under DDP the rest is one process's work
+        return {}
 
     concept = Concept.load(file)
     if cfg.concept_file:
@@ -123,4 +129,8 @@ def show(pipe, concept: Concept, data: ConceptData, cfg: DictConfig, path: Path)
 
 
 def run(cfg: DictConfig) -> dict:
+    if cfg.name:
+        from perfusion.sweep import job
+
+        return job(cfg)
     return train(cfg, Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir))

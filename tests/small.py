@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "perfusion/assets/emojiland/pipeline"
 QUICK = (
     "masks=null", "model.steps=2", "covariance.captions=300", "batch_size=2", "max_steps=2", "selection.every=2",
-    'selection.prompts=["a {} at night"]', "trainer.enable_progress_bar=false",
+    'selection.prompts=["a {} at night"]', "+trainer.enable_progress_bar=false",
 )  # fmt: skip
 SCORE = ("evaluation.seeds=1", "evaluation.beta=[0.6,0.9]", "evaluation.drift=false")
 

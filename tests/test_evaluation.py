@@ -157,6 +157,7 @@ def test_numbers_do_not_depend_on_the_batch_size(cfg, emojiland, teddy, tmp_path
         folder = tmp_path / str(size)
         folder.mkdir()
         results.append(evaluate(emojiland, teddy, pictures(2), "noto", small, cfg.model, folder))
+        write_result(folder / "result.json", results[-1])
     a, b = (r["rows"] for r in results)
     assert len(a["text"]) == 3 * 2 * 4 and a["point"][:5] == [0, 1, 2, 3, 0]
     for name in a:

@@ -200,7 +200,10 @@ def evaluate(
     model: DictConfig,
     folder: Path,
 ) -> dict:
-    """Score a concept; write pictures.png, scores.csv, front.png and result.json (last) to `folder`. Returns the result."""
+    """Score a concept; write pictures.png, scores.csv and front.png to `folder`; return what result.json is to hold.
+
+    real: the concept's pictures; artist: whose drawing it is, for the reader, or None.
+    """
     from perfusion.evaluation.figure import concept_figure, contact_sheet
 
     started = time.perf_counter()
@@ -226,7 +229,6 @@ def evaluate(
     rows = columns | {name: [points[p][name] for p in columns["point"]] for name in ("lock", "tau", "beta")}
     write_csv(folder / "scores.csv", rows)
     concept_figure(result, shown[0], folder / "front.png")
-    write_result(folder / "result.json", result)
     return result
 
 
@@ -258,6 +260,7 @@ def run(cfg: DictConfig) -> dict:
     check_evaluation(cfg.evaluation, cfg.model)
     real = [read_picture(p) for p in picture_paths(beside.images)]
     result = evaluate(load_pipeline(cfg.model), concept, real, beside.get("artist"), cfg.evaluation, cfg.model, folder)
+    write_result(folder / "result.json", result)
     print(report(result))
     print(f"written: {folder / 'result.json'}, scores.csv, front.png, pictures.png")
     return result
