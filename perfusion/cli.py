@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import perfusion.sweep  # noqa: F401 (registers the resolver of job folders)
 from perfusion.config import CONF
+from perfusion.engines import missing_extra
 from perfusion.errors import UserError
 
 APPS = {  # name: (module, what it does)
@@ -39,6 +40,8 @@ def main(argv: list[str] | None = None) -> None:
     app, overrides = argv[0], argv[1:]
     if app not in APPS:
         _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join(APPS)}.")
+    if sentence := missing_extra(overrides):
+        _refuse(sentence)
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
     os.environ[APP] = app

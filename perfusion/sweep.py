@@ -23,7 +23,8 @@ from perfusion.config import ASSETS, ROOT, concept_of
 from perfusion.errors import UserError
 
 OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an experiment adds to a configuration
-NOT_TRAINED = ("evaluation", "logger", "concept_file", "resume")  # what training's result does not depend on
+NOT_KEYED = ("logger", "concept_file", "resume")  # what no result depends on
+NOT_TRAINED = ("evaluation", *NOT_KEYED)  # what training's does not
 TRAININGS = "trainings"
 
 
@@ -52,7 +53,7 @@ def key(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
 def job_key(*, _root_: DictConfig) -> str:
     """For hydra.sweep.subdir. An unknown arm has no key; the job itself says so."""
     return (
-        key(resolved(_root_), ("concept_file", "resume", "logger")) if _root_.get("arm") in _root_.arms else "unknown"
+        key(resolved(_root_), NOT_KEYED) if _root_.get("arm") in _root_.arms else "unknown"
     )
 
 
@@ -70,7 +71,7 @@ def job(cfg: DictConfig) -> dict:
     concept = concept_of(plain)
     if concept.get("split") == "final" and plain.evaluation.split != "final":
         return _say("left out", cfg, f"{concept.name} is for the committed evaluation (evaluation.split=final)")
-    folder = experiment / key(plain, ("concept_file", "resume", "logger"))
+    folder = experiment / key(plain, NOT_KEYED)
     if (folder / "result.json").exists():
         read_result(folder / "result.json")
         return _say("done before", cfg, concept.name)

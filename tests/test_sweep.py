@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +27,7 @@ def prompts(tmp_path):
 
 
 def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
-    sweep = (*SWEEP, prompts, "concept=cat,fish,custom,teddy")
+    sweep = (*SWEEP, prompts, "concept=glob([cat,fish,custom,teddy])")
     assert run(perfusion_here, *sweep) == 0
     said = capsys.readouterr().out
     assert "left out" in said and "fish* is for the committed evaluation" in said and "names no pictures" in said
@@ -48,11 +47,8 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     before = {p: p.stat().st_mtime_ns for p in Path("multirun").glob("*/*/*.json")}
     assert run(perfusion_here, *sweep) == 0
     assert {p: p.stat().st_mtime_ns for p in Path("multirun").glob("*/*/*.json")} == before
-    started = time.perf_counter()
-    assert run(perfusion_here, *sweep, "+experiment=key_locking", "arm=locked")
-    capsys.readouterr()
     other = ("train", "-m", "+experiment=key_locking", "concept=cat,teddy", *QUICK, *SCORE, prompts, "arm=locked")
-    assert run(perfusion_here, *other) == 0 and time.perf_counter() - started < 20
+    assert run(perfusion_here, *other) == 0
     assert len(list(Path("multirun/key_locking").glob("*/result.json"))) == 2
     assert len(list(Path("multirun/trainings").glob("*/concept.safetensors"))) == 4
 
@@ -99,7 +95,7 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
     assert json.loads(error.read_text().splitlines()[0])["concept"] == "dog*"
 
     for app, sentence in [
-        (("collect", "experiment=nothing"), "allowed are: covariance_tokens"),
+        (("collect", "experiment=nothing"), "Could not find 'experiment/nothing'"),
         (("collect",), "experiment is not given"),
         (("collect", "experiment=one_shot"), "has no result of a job"),
         (("collect", "experiment=sigmoid_temperature"), "has 1 point"),

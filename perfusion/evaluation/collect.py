@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.config import CONF
@@ -91,16 +89,16 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
     """Points, fronts, intervals and claims of an experiment. jobs: of `read_jobs`."""
     units = sorted(set.intersection(*(set(found) for found in jobs.values())))
     if not units:
-        raise UserError(f"no concept and seed has a result in every arm of {cfg.experiment}; finish the sweep first.")
+        raise UserError(f"no concept and seed has a result in every arm of {cfg.name}; finish the sweep first.")
     left_out = {arm: sorted(f"{c} seed {s}" for c, s in found.keys() - set(units)) for arm, found in jobs.items()}
     arms = {name: arm_of(name, [jobs[name][u] for u in units]) for name in jobs}
     prompts = {arm.scores["text"].shape[2] for arm in arms.values()}
     if len(prompts) > 1:
-        raise UserError(f"the arms of {cfg.experiment} have {sorted(prompts)} prompts; evaluate them on the same file.")
+        raise UserError(f"the arms of {cfg.name} have {sorted(prompts)} prompts; evaluate them on the same file.")
     boot = Bootstrap([concept for concept, _ in units], prompts.pop(), cfg.draws, cfg.seed)
     described, fronts = {}, {}
     for name, arm in arms.items():
-        by_column = {c: boot(np.nanmean(s, -1).transpose(0, 2, 1)) for c, s in _quiet(arm.scores).items()}
+        by_column = {c: boot(_over_noises(s).transpose(0, 2, 1)) for c, s in arm.scores.items()}
         fronts[name] = np.stack([by_column["text"], by_column["image"]], -1)  # [1 + draws, points, 2]
         best = pareto(fronts[name][0])
         area = hypervolume(fronts[name], tuple(cfg.reference))
@@ -114,7 +112,7 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
         }  # fmt: skip
     paired = [_compared(c, arms, fronts, units, cfg) for c in comparisons]
     result = {
-        "experiment": cfg.experiment,
+        "experiment": cfg.name,
         "ordering_holds": all_hold([p["holds"] for p in paired]),
         "paired": paired,
         "concepts": sorted({c for c, _ in units}),
@@ -128,18 +126,17 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
     return result, arms
 
 
-def _quiet(scores: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Cells that are all NaN (a fact that no prompt asks) stay NaN without numpy's warning."""
-    return {
-        c: np.where(np.isnan(s).all(-1, keepdims=True), np.nan, s) for c, s in scores.items() if not np.isnan(s).all()
-    }
+def _over_noises(scores: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is known; NaN where nothing is (a fact that no prompt asks)."""
+    known = ~np.isnan(scores)
+    return np.where(known, scores, 0).sum(-1) / np.where(known.any(-1), known.sum(-1), np.nan)
 
 
 def _compared(claim: dict, arms: dict[str, Arm], fronts: dict, units: list, cfg: DictConfig) -> dict:
     """The paired difference of two arms, its interval and test, and whether the claim holds (fronts.holds)."""
     for arm in (claim["better"], claim["worse"]):
         if arm not in arms:
-            raise UserError(f"arm {arm} of {cfg.experiment} has no result yet; run its jobs first.")
+            raise UserError(f"arm {arm} of {cfg.name} has no result yet; run its jobs first.")
     if claim["measure"] not in MEASURES:
         raise UserError(f"measure={claim['measure']} is unknown; allowed are: {', '.join(MEASURES)}.")
     a, b = fronts[claim["better"]], fronts[claim["worse"]]
@@ -201,25 +198,23 @@ def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
 
 
 def run(cfg: DictConfig) -> dict:
-    if OmegaConf.is_missing(cfg, "experiment"):
-        raise UserError(f"experiment is not given; allowed are: {', '.join(experiments())}.")
-    if cfg.experiment not in experiments():
-        raise UserError(f"experiment={cfg.experiment} is unknown; allowed are: {', '.join(experiments())}.")
-    jobs = read_jobs(Path(cfg.multirun) / cfg.experiment)
-    comparisons = claims(cfg.experiment)
-    result, arms = collect(jobs, comparisons, cfg)
-    failed = [p for p in (Path(cfg.multirun) / cfg.experiment).glob("*/error.txt")]
+    if not cfg.name:
+        known = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "sweep")
+        raise UserError(f"experiment is not given; allowed are: {', '.join(known)}.")
+    jobs = read_jobs(Path(cfg.multirun) / cfg.name)
+    result, arms = collect(jobs, OmegaConf.to_container(cfg.comparisons), cfg)
+    failed = [p for p in (Path(cfg.multirun) / cfg.name).glob("*/error.txt")]
     result["failed"] = [p.parent.name for p in sorted(failed) if not p.with_name("result.json").exists()]
     some = next(iter(next(iter(jobs.values())).values()))[1]
     result |= {"prompts": some["prompts"], "config": some["config"], "scorers": some["scorers"]}
     result |= {"surroundings": some["surroundings"], "trained": {"base_hash": some["trained"]["base_hash"]}}
     result["seconds"] = round(sum(r["job_seconds"] for found in jobs.values() for _, r in found.values()), 1)
     folder = Path(cfg.results)
-    write_csv(folder / f"{cfg.experiment}.csv", table(jobs))
-    draw_figure(result, arms, folder / f"{cfg.experiment}.png")
-    write_result(folder / f"{cfg.experiment}.json", result)
+    write_csv(folder / f"{cfg.name}.csv", table(jobs))
+    draw_figure(result, arms, folder / f"{cfg.name}.png")
+    write_result(folder / f"{cfg.name}.json", result)
     print(report(result))
-    print(f"written: {folder / cfg.experiment}.json, .csv, .png, .pdf")
+    print(f"written: {folder / cfg.name}.json, .csv, .png, .pdf")
     return result
 
 
@@ -238,14 +233,3 @@ def report(result: dict) -> str:
     lines.append(f"  ordering holds: {str(result['ordering_holds']).lower()}")
     lines += [f"  {m}: {d}." for m, d in MEASURES.items()]
     return "\n".join(lines)
-
-
-def experiments() -> list[str]:
-    return sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "sweep")
-
-
-def claims(name: str) -> list[dict]:
-    """The comparisons of an experiment's file."""
-    GlobalHydra.instance().clear()  # this app's own composition is done
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", [f"+experiment={name}"]).comparisons)

@@ -6,6 +6,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.patheffects import withStroke
 from PIL import Image
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
@@ -50,7 +51,7 @@ def front_figure(
     figure = plt.figure(figsize=(6.2, height), layout="constrained")
     grid = figure.add_gridspec(1 + len(strips), columns, height_ratios=[3.9, *[0.85] * len(strips)])
     axis = figure.add_subplot(grid[0, :])
-    labels = []
+    labels, halo = [], [withStroke(linewidth=2.5, foreground="white")]
     for index, (label, points) in enumerate(arms.items()):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
         points = sorted(points, key=lambda p: p["beta"])
@@ -81,8 +82,9 @@ def front_figure(
         )
         point = max(zip(x, y), key=gap)
         axis.annotate(
-            label, point, textcoords="offset points", xytext=(7, 6), fontsize=8.5, color=color, weight="bold", zorder=4
-        )
+            label.replace("_", " "), point, textcoords="offset points", xytext=(7, 6), fontsize=8.5, color=color,
+            weight="bold", zorder=4, path_effects=halo,
+        )  # fmt: skip
     axis.margins(0.12)
     axis.set_xlabel("text similarity (raw CLIP cosine)", fontsize=8.5)
     axis.set_ylabel("image similarity (raw CLIP cosine)", fontsize=8.5)
@@ -106,7 +108,9 @@ def front_figure(
             cell.set_title(caption, fontsize=6.5, pad=2)
             if column == 0:
                 color = COLORS[order.index(label) % len(COLORS)]
-                cell.set_ylabel(label, fontsize=7, color=color, rotation=0, ha="right", va="center", weight="bold")
+                cell.set_ylabel(
+                    label.replace("_", " "), fontsize=7, color=color, rotation=0, ha="right", va="center", weight="bold"
+                )
     for kind in (path.suffix, ".pdf"):
         part = path.with_name(f".{path.stem}.part{kind}")
         figure.savefig(part, dpi=200)
