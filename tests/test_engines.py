@@ -14,14 +14,15 @@ from perfusion.engines import EXTRAS, missing_extra
 from perfusion.evaluation.results import read_result
 
 
-def run(assets, folder: Path, *overrides: str, **more: str) -> subprocess.CompletedProcess:
+def run(assets, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     env = os.environ | {
         "PERFUSION_ASSETS": str(assets),
         "PERFUSION_CACHE": str(assets / "cache"),
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
     }
     return subprocess.run(
-        command(*overrides), cwd=folder, env=env | more, capture_output=True, text=True, timeout=280, check=False
+        command(*overrides), cwd=folder, env=env, capture_output=True, text=True, timeout=280, check=False
     )
 
 

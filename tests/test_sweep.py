@@ -64,7 +64,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     )
     points = result["arms"]["local"]["points"]
     assert [p["text"] for p in points] == pytest.approx([(a + b) / 2 for a, b in zip(*means)], abs=2e-6)
-    assert len(Path("results/ablations/lock_type.csv").read_text().splitlines()) == 1 + 2 * (2 + 2 + 2)
+    assert len(Path("results/ablations/lock_type.csv").read_text().splitlines()) == 1 + 2 * (2 + 5 + 2)
     assert Path("results/ablations/lock_type.png").stat().st_size > 10_000
 
     # what can go wrong with a folder of results
