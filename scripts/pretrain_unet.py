@@ -69,7 +69,8 @@ class UNetPretraining(Pretraining):
             cross_attention_dim=text_encoder.config.hidden_size,
             norm_num_groups=16,
         )
-        self.model.set_attn_processor(AttnProcessor())  # on a CPU the fused kernel's backward is slower than plain products
+        # On a CPU the fused kernel's backward is slower than plain products (docs/emojiland.md).
+        self.model.set_attn_processor(AttnProcessor())
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
 
     def loss(self, rows):

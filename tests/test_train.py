@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,14 @@ def world(tmp_path_factory):
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
     return env
+
+
+def test_pretraining_goes_on_from_its_checkpoint(world, tmp_path):
+    env = world | {"PERFUSION_CACHE": str(tmp_path / "cache")}
+    shutil.copytree(world["PERFUSION_CACHE"], env["PERFUSION_CACHE"])
+    command = [sys.executable, ROOT / "scripts/pretrain_reader.py", *SMALL, "steps=5"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "reader: step 5 of 5" in done.stdout, done.stderr[-3000:]
 
 
 def perfusion(world, folder: Path, *overrides: str) -> subprocess.CompletedProcess:

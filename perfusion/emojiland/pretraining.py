@@ -1,5 +1,6 @@
 """What the pretraining scripts share: rows drawn from (seed, step), optimiser, checkpoints, resuming, a progress bar."""
 
+import math
 import os
 import shutil
 from datetime import timedelta
@@ -38,7 +39,7 @@ class Pretraining(pl.LightningModule):
 
         def rate(step: int) -> float:
             left = min(1.0, (1 - step / cfg.steps) / cfg.cooldown)
-            return min(1.0, (step + 1) / cfg.warmup) * 0.5 * (1 - np.cos(np.pi * left))
+            return min(1.0, (step + 1) / cfg.warmup) * 0.5 * (1 - math.cos(math.pi * left))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -65,7 +66,7 @@ def fit(module: Pretraining, name: str) -> None:
         max_time=timedelta(minutes=cfg.minutes) if cfg.minutes else None,
         precision=cfg.precision if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() else "32-true",
         callbacks=callbacks,
-        logger=CSVLogger(folder, "log", version=0),
+        logger=CSVLogger(folder, "log"),  # a resumed run logs beside the earlier parts of its curve
         log_every_n_steps=50,
         gradient_clip_val=1.0,
         enable_model_summary=False,

@@ -66,14 +66,14 @@ class Reader(nn.Module):
 
 @dataclass(frozen=True)
 class Reading:
-    """Whether each fact of one picture was read right; None where the facts do not say."""
+    """Whether each fact of one picture was read right; None where the facts do not say (a place unsaid is a plain background)."""
 
     object: bool
     place: bool
     color: bool | None
     accessory: bool | None
     second: bool | None
-    art: bool
+    art: bool | None
     drawing: bool | None
 
 
@@ -93,9 +93,9 @@ def read(reader: Reader, pictures: torch.Tensor, facts: list[Facts]) -> list[Rea
                 object=fact.object in objects,
                 place=top["place"][0] == fact.place,
                 color=None if fact.color is None else top["color"][0] == fact.color,
-                accessory=None if fact.second else top["accessory"][0] == fact.accessory,
+                accessory=None if fact.accessory is None else top["accessory"][0] == fact.accessory,
                 second=None if fact.second is None else fact.second in objects,
-                art=top["art"][0] == fact.art,
+                art=None if fact.art is None else top["art"][0] == fact.art,
                 drawing=None if fact.second or not fact.artist else top["drawing"][0] == (fact.object, fact.artist),
             )
         )
