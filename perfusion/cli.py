@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 import perfusion.sweep  # noqa: F401 (registers the resolver of job folders)
 from perfusion.config import CONF
-from perfusion.engines import missing_extra
+from perfusion.engines import missing_extra, register
 from perfusion.errors import UserError
 
 APPS = {  # name: (module, what it does)
@@ -42,6 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join(APPS)}.")
     if sentence := missing_extra(overrides):
         _refuse(sentence)
+    register(overrides)
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
     os.environ[APP] = app

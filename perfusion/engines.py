@@ -85,4 +85,10 @@ def _job(shared, number: int, overrides: list[str]) -> JobReturn:
     )
 
 
-Plugins.instance().register(RayLauncher)
+def register(overrides: Sequence[str]) -> None:
+    """Make hydra/launcher=ray known to Hydra where it is asked for."""
+    if "hydra/launcher=ray" in overrides:
+        # Hydra takes plugins from the package hydra_plugins alone. A file of ours there would not be found in an editable
+        # installation, so the class is registered under such a name.
+        RayLauncher.__module__ = "hydra_plugins.perfusion"
+        Plugins.instance().register(RayLauncher)

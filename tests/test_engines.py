@@ -22,7 +22,7 @@ def run(assets, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
         "PYTHONPATH": str(ROOT),
     }
     return subprocess.run(
-        command(*overrides), cwd=folder, env=env, capture_output=True, text=True, timeout=280, check=False
+        command(*overrides), cwd=folder, env=env, capture_output=True, text=True, timeout=1200, check=False
     )
 
 
