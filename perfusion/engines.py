@@ -6,8 +6,10 @@ joblib's and submitit's launchers are Hydra's own plugins. Hydra's Ray plugin (1
 
 import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
@@ -88,7 +90,15 @@ def _job(shared, number: int, overrides: list[str]) -> JobReturn:
 def register(overrides: Sequence[str]) -> None:
     """Make hydra/launcher=ray known to Hydra where it is asked for."""
     if "hydra/launcher=ray" in overrides:
-        # Hydra takes plugins from the package hydra_plugins alone. A file of ours there would not be found in an editable
-        # installation, so the class is registered under such a name.
-        RayLauncher.__module__ = "hydra_plugins.perfusion"
         Plugins.instance().register(RayLauncher)
+
+
+# Hydra takes plugins from the package hydra_plugins alone, and a file of ours there would not be found in an editable
+# installation: so this module goes by such a name too, here and in Ray's processes.
+try:
+    importlib.import_module("hydra_plugins")
+except ModuleNotFoundError:  # no plugin is installed
+    sys.modules["hydra_plugins"] = ModuleType("hydra_plugins")
+    sys.modules["hydra_plugins"].__path__ = []
+sys.modules["hydra_plugins.perfusion"] = sys.modules[__name__]
+RayLauncher.__module__ = "hydra_plugins.perfusion"
