@@ -1,7 +1,6 @@
 """The one console command: `perfusion APP [Hydra overrides]`."""
 
 import importlib
-import os
 import sys
 
 import hydra
@@ -20,9 +19,16 @@ APPS = {  # name: (module, what it does)
     "generate": ("perfusion.generate", "draw prompts with learned concepts"),
     "evaluate": ("perfusion.evaluation.evaluate", "score a concept over prompts, noises and operating points"),
     "collect": ("perfusion.evaluation.collect", "join an experiment's jobs into one table, with intervals"),
+    "covariance": ("perfusion.measure_covariance", "measure a model's C over captions, into a file"),
+    "import": ("perfusion.interchange", "turn a .ckpt concept of ChenDarYen's Perfusion into a concept file"),
     "measure": ("perfusion.emojiland.measure", "measure Emojiland's models on what they never saw"),
 }
-APP = "PERFUSION_APP"  # environment variable
+FILE_APPS = {  # of perfusion.files: words in place of overrides
+    "info": "print a concept file's metadata and shapes: perfusion info FILE",
+    "export": "write its embedding for other programs: perfusion export FILE --textual-inversion OUT",
+    "push": "upload it to the Hugging Face hub: perfusion push FILE user/name [--private]",
+}
+PROGRAM = sys.argv[0]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,29 +36,32 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: perfusion APP [Hydra overrides] [-m]\n")
-        print("\n".join(f"  {app:10}{what}" for app, (_, what) in APPS.items()))
+        print("\n".join(f"  {app:12}{what}" for app, (_, what) in APPS.items()))
+        print("\n".join(f"  {app:12}{what}" for app, what in FILE_APPS.items()))
         print("\nperfusion APP --help lists an app's configuration.")
         sys.exit(0)
-    if (
-        "LOCAL_RANK" in os.environ and APP in os.environ
-    ):  # Lightning's DDP starts its processes with the overrides alone
-        argv = [os.environ[APP], *argv]
     app, overrides = argv[0], argv[1:]
+    if app in FILE_APPS:
+        try:
+            return importlib.import_module("perfusion.files").main(app, overrides)
+        except UserError as error:
+            _refuse(str(error))
     if app not in APPS:
-        _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join(APPS)}.")
+        _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join([*APPS, *FILE_APPS])}.")
     if sentence := missing_extra(overrides):
         _refuse(sentence)
     register(overrides)
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
-    os.environ[APP] = app
-    sys.argv = [sys.argv[0], *overrides]
+    sys.argv = [f"perfusion {app}", *overrides]
     hydra.main(str(CONF), app, version_base="1.3")(task)()
 
 
 def task(cfg):
     """What Hydra runs, here or in another process: the app that the configuration is named after."""
     app = HydraConfig.get().job.config_name
+    if sys.argv[0] == f"perfusion {app}":
+        sys.argv[:1] = [PROGRAM, app]  # what Lightning starts its other processes with, under DDP
     try:
         return importlib.import_module(APPS[app][0]).run(cfg)
     except UserError as error:

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from perfusion.errors import UserError
+from perfusion.hub import fetch
 from perfusion.projections import cross_attentions
 
 FORMAT_VERSION = "1"
@@ -41,18 +42,20 @@ def tensors_hash(tensors: Iterable[Tensor]) -> str:
 
 
 def base_hash(text_encoder: nn.Module, denoiser: nn.Module) -> str:
-    """Hash of what a concept depends on: the text encoder's weights and every cross-attention's W_K and W_V."""
+    """Hash of what a concept depends on: the text encoder's weights and every cross-attention's W_K and W_V.
+
+    Of LoRAs that are loaded beside it a concept does not depend: they are left out."""
     layers = cross_attentions(denoiser).values()
-    return tensors_hash(
-        [*text_encoder.state_dict().values(), *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))]
-    )
+    text = [w for name, w in text_encoder.state_dict().items() if "lora_" not in name]
+    return tensors_hash([*text, *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))])
 
 
 @dataclass
 class Concept:
     """One learned concept. d: width of the encodings, d_tok: of the token embeddings, d_l: of layer l.
 
-    i_star, c_inv_i_star [d] (edit.target_key: all of C that inference needs); embedding [d_tok];
+    i_star, c_inv_i_star [d] (edit.target_key: all of C that inference needs); embedding [d_tok], of SDXL's two text
+    encoders those of both, one after the other (768 + 1280, as d is);
     o_star_v, o_star_k {layer name: [d_l]}, o_star_k only where lock is "trained"; beta, tau: the training gate.
     """
 
@@ -117,8 +120,11 @@ class Concept:
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Concept":
-        """Read a file, values in float32. Raises UserError, naming both sides, for all but a whole, valid concept."""
-        path = Path(path)
+        """Read a file, values in float32; hf://user/repo[/file] is fetched first.
+
+        Raises UserError, naming both sides, for all but a whole, valid concept.
+        """
+        path = fetch(path)
         if not path.is_file():
             raise UserError(f"concept file {path} does not exist; give the path of a saved .safetensors concept.")
         try:

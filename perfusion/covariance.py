@@ -1,12 +1,18 @@
-"""C, the uncentred second moment of token encodings over many captions, streamed and cached (method.md 2.5, 2.6)."""
+"""C, the uncentred second moment of token encodings over many captions: streamed, resumable, cached.
+
+method.md 2.5, 2.6.
+"""
 
 import hashlib
+import importlib.util
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -15,21 +21,98 @@ from perfusion.concept import tensors_hash
 from perfusion.errors import UserError
 
 TOKENS = ("valid", "content", "all")
+PUBLISHED = "perfusion_pytorch"  # in place of a file's path: the C that this package ships
 
 
 @dataclass
 class Covariance:
-    """C [d, d] in float64, the number of tokens it is the mean over, and the hash of all it was made from."""
+    """C [d, d] in float64, the number of tokens it is the mean over, and the hash of all it was made from.
+
+    encoder: the hash of the text encoder it was measured on; "" where that is not known.
+    """
 
     C: Tensor
     count: int
     hash: str
+    encoder: str = ""
 
     @property
     def condition(self) -> float:
         """Largest over smallest eigenvalue, before shrinkage."""
         eigenvalues = torch.linalg.eigvalsh(self.C)
         return (eigenvalues[-1] / eigenvalues[0]).item()
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the file at once or not at all."""
+        _write(Path(path), {"C": self.C}, {"count": str(self.count), "hash": self.hash, "encoder": self.encoder})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Covariance":
+        """Read a file of `save`; "perfusion_pytorch" is SD 1.5's C published in that package (see `published`).
+
+        Raises UserError for what is not there, not a covariance, not finite or not symmetric.
+        """
+        if str(path) == PUBLISHED:
+            return published()
+        if not Path(path).is_file():
+            raise UserError(
+                f"covariance.file={path} does not exist; give a file that `perfusion covariance` wrote, "
+                f"{PUBLISHED} for SD 1.5's published one, or null to have it measured."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                C, metadata = file.get_tensor("C").double(), file.metadata() or {}
+        except SafetensorError as error:
+            raise UserError(
+                f"covariance.file={path} is not a covariance ({error}); give a file that `perfusion covariance` wrote."
+            ) from error
+        _check(C, path)
+        hash = metadata.get("hash") or tensors_hash([C])
+        return cls(C, int(metadata.get("count", 0)), hash, metadata.get("encoder", ""))
+
+    def check_encoder(self, text_encoder, where: str) -> None:
+        """Raises UserError where this C is of other encodings than the text encoder's."""
+        width, weights = text_encoder.config.hidden_size, text_encoder.state_dict().values()
+        hash = tensors_hash(weights)
+        rounded = any(w.dtype == torch.bfloat16 for w in weights)  # the hash knows float32 and float16 alone
+        if len(self.C) != width or (self.encoder not in ("", hash) and not rounded):
+            raise UserError(
+                f"covariance.file={where} is {len(self.C)} wide, of text encoder {self.encoder or 'unknown'}; this "
+                f"model's is {width} wide, {hash}: measure it with `perfusion covariance` on this model."
+            )
+
+
+def published() -> Covariance:
+    """SD 1.5's C (CLIP ViT-L/14, 768 x 768) as the package perfusion-pytorch ships it (MIT, made by Brad Vidler).
+
+    The package is found, not imported. Raises UserError where it is not installed.
+    """
+    spec = importlib.util.find_spec(PUBLISHED)
+    if spec is None:
+        raise UserError(
+            f"covariance.file={PUBLISHED} needs the package that holds it, which is not installed; "
+            "install it with: pip install perfusion[covariance]."
+        )
+    path = Path(spec.origin).parent / "data/covariance_CLIP_ViT-L-14.pt"
+    C = torch.load(path, weights_only=True, map_location="cpu").double()
+    _check(C, path)
+    return Covariance(C, 0, tensors_hash([C]))
+
+
+def _check(C: Tensor, path) -> None:
+    square = C.dim() == 2 and C.shape[0] == C.shape[1]
+    if not square or not torch.isfinite(C).all() or (C - C.T).abs().max() > 1e-6 * C.abs().max():
+        raise UserError(
+            f"covariance.file={path} holds a {' x '.join(map(str, C.shape))} tensor; a finite, square, symmetric one "
+            "is allowed: measure it again with `perfusion covariance`."
+        )
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata)
+    os.replace(part, path)
 
 
 def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str) -> Tensor:
@@ -46,52 +129,101 @@ def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str) -> Tensor:
 
 @torch.no_grad()
 def second_moment(
-    captions: list[str],
+    captions: Iterable[str],
     tokenizer,
     text_encoder,
     tokens: str = "valid",
     batch_size: int = 256,
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
+    state: str | os.PathLike | None = None,
+    save_every: int = 16,
 ) -> Covariance:
-    """C = mean of e e^T over the captions' tokens, in float64, one batch at a time.
+    """C = mean of e e^T over the captions' tokens, in float64, one batch at a time; the captions may be a stream.
 
-    Cached in cache_dir under the hash of text encoder, captions and tokens, so the same question is computed once.
-    Raises UserError for an unknown `tokens` or no captions.
+    cache_dir: the result is kept there under the hash of text encoder, captions and tokens, so that the same question
+    is computed once (the captions are read twice then, so a list or a file and not a generator). state: a file that
+    holds the running sum, written every `save_every` batches and removed at the end; a later call with the same
+    captions goes on from it, to the same last bit. By default beside the cache.
+
+    Raises UserError for an unknown `tokens`, no captions, or a state of other captions.
     """
     if tokens not in TOKENS:
         raise UserError(f'tokens="{tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
-    if not captions:
-        raise UserError("captions is empty; at least one caption is needed, and about 100,000 for a good C.")
-    digest = hashlib.sha256(f"{tokens} {tensors_hash(text_encoder.state_dict().values())}".encode())
-    for caption in captions:
-        digest.update(f"{caption}\n".encode())
-    hash = digest.hexdigest()[:32]
-    path = Path(cache_dir) / f"covariance-{hash}.safetensors" if cache_dir else None
-    if path and path.is_file():
-        with safe_open(path, framework="pt") as file:
-            return Covariance(file.get_tensor("C"), int(file.metadata()["count"]), hash)
+    encoder = tensors_hash(text_encoder.state_dict().values())
+    start = hashlib.sha256(f"{tokens} {encoder}".encode())
+    path = None
+    if cache_dir:
+        digest = start.copy()
+        for caption in captions:
+            digest.update(f"{caption}\n".encode())
+        hash = digest.hexdigest()[:32]
+        path = Path(cache_dir) / f"covariance-{hash}.safetensors"
+        if path.is_file():
+            found = Covariance.load(path)
+            return Covariance(found.C, found.count, hash, encoder)
+        state = state or path.with_suffix(".state")
 
     device, limit = text_encoder.get_input_embeddings().weight.device, tokenizer.model_max_length
-    C, count = 0.0, 0
-    # The attention is causal, so padding never changes what comes before it: pad only as far as is needed. Captions of
-    # like length share a batch.
-    captions = sorted(captions, key=len)
-    for start in tqdm(range(0, len(captions), batch_size), desc="covariance", unit="batch", disable=not progress):
-        batch = tokenizer(
-            captions[start : start + batch_size],
-            padding="max_length" if tokens == "all" else "longest",
-            max_length=limit,
-            truncation=True,
-            return_tensors="pt",
-        ).to(device)
-        e = text_encoder(batch.input_ids)[0]
-        e = e[token_mask(batch.input_ids, batch.attention_mask, tokens)].double()
-        C, count = C + e.T @ e, count + len(e)
-    C = (C / count).cpu()
+    width = text_encoder.config.hidden_size
+    C, count, seen, digest = torch.zeros(width, width, dtype=torch.float64, device=device), 0, 0, start
+    stream = iter(captions)
+    if state and Path(state).is_file():
+        C, count, seen = _resume(Path(state), stream, digest)
+        C = C.to(device)
+    bar = tqdm(
+        desc="covariance",
+        unit=" captions",
+        initial=seen,
+        total=len(captions) if hasattr(captions, "__len__") else None,
+        disable=not progress,
+    )
+    for chunk in _batched(stream, save_every * batch_size):
+        for caption in chunk:
+            digest.update(f"{caption}\n".encode())
+        # The attention is causal, so padding never changes what comes before it: pad only as far as is needed.
+        # Captions of like length share a batch.
+        for part in _batched(iter(sorted(chunk, key=len)), batch_size):
+            batch = tokenizer(
+                part,
+                padding="max_length" if tokens == "all" else "longest",
+                max_length=limit,
+                truncation=True,
+                return_tensors="pt",
+            ).to(device)
+            e = text_encoder(batch.input_ids)[0]
+            e = e[token_mask(batch.input_ids, batch.attention_mask, tokens)].double()
+            C, count = C + e.T @ e, count + len(e)
+            bar.update(len(part))
+        seen += len(chunk)
+        if state:
+            _write(Path(state), {"C": C.cpu()}, {"count": str(count), "seen": str(seen), "digest": digest.hexdigest()})
+    bar.close()
+    if not count:
+        raise UserError("captions is empty; at least one caption is needed, and about 100,000 for a good C.")
+    found = Covariance((C / count).cpu(), count, digest.hexdigest()[:32], encoder)
     if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        save_file({"C": C.contiguous()}, part, {"count": str(count), "tokens": tokens})
-        os.replace(part, path)
-    return Covariance(C, count, hash)
+        found.save(path)
+    if state:
+        Path(state).unlink()
+    return found
+
+
+def _batched(stream: Iterator[str], size: int) -> Iterator[list[str]]:
+    while batch := list(islice(stream, size)):
+        yield batch
+
+
+def _resume(state: Path, stream, digest) -> tuple[Tensor, int, int]:
+    """The running sum [d, d], its tokens and its captions; moves `stream` and `digest` past these captions."""
+    with safe_open(state, framework="pt") as file:
+        C, metadata = file.get_tensor("C"), file.metadata()
+    count, seen = int(metadata["count"]), int(metadata["seen"])
+    for caption in islice(stream, seen):
+        digest.update(f"{caption}\n".encode())
+    if digest.hexdigest() != metadata["digest"]:
+        raise UserError(
+            f"{state} was left by a run over other captions, tokens or another text encoder than these; "
+            "give what it was started with, or delete it to start anew."
+        )
+    return C, count, seen

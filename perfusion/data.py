@@ -1,4 +1,4 @@
-"""A concept's pictures: checked, cropped, encoded once to latents (mirrored too), drawn into batches by step."""
+"""A concept's pictures: checked, cropped square around the mask, encoded once (mirrored too), drawn into batches."""
 
 from pathlib import Path
 
@@ -9,7 +9,8 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from perfusion.errors import UserError
-from perfusion.masks import read_mask, save_mask, segment
+from perfusion.masks import alpha_mask, mask_path, on_white, overlay, read_mask, save_mask, segment, square_box
+from perfusion.picture import grid
 
 KINDS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -26,10 +27,10 @@ def picture_paths(folder: str | Path) -> list[Path]:
 
 
 def read_picture(path: Path) -> Image.Image:
-    """RGB, upright by its EXIF tag. Raises UserError naming the file where it cannot be read."""
+    """The picture in its own mode, upright by its EXIF tag. Raises UserError where it cannot be read."""
     try:
         with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened).convert("RGB")
+            return ImageOps.exif_transpose(opened)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise UserError(
             f"picture {path} cannot be read ({error}); replace it by a whole {', '.join(KINDS)} file, or remove it."
@@ -39,25 +40,36 @@ def read_picture(path: Path) -> Image.Image:
 class ConceptData:
     """`count` pictures as latents [n, C, h, w] and masks [n, 1, h, w] in [0, 1]; n is doubled by mirroring.
 
-    masks: "clipseg" (zero-shot soft masks from `segmenter`, or the files beside the pictures), or None for the whole picture.
+    masks: "clipseg", or None for the whole picture. With "clipseg" a picture's mask is the file beside it, else its
+    alpha channel, else zero-shot by `segmenter`. Transparent pixels become white. A picture that is not square is
+    cropped to the square that holds most of its mask, to the middle without one.
     """
 
     def __init__(
         self, paths: list[Path], resolution: int, super_category: str, segmenter: str, masks: str | None, flip: bool
     ):
-        self.pictures = [read_picture(p) for p in paths]
+        opened = [read_picture(p) for p in paths]
+        pictures = [on_white(p) for p in opened]
         found: list = [None] * len(paths)
         if masks:
-            found = [read_mask(p, picture.size) for p, picture in zip(paths, self.pictures)]
+            _check_names(paths)
+            found = [read_mask(p, picture.size) or _alpha(p, o) for p, picture, o in zip(paths, pictures, opened)]
             todo = [i for i, mask in enumerate(found) if mask is None]
             if todo:
-                for i, mask in zip(
-                    todo, segment([self.pictures[i] for i in todo], [super_category] * len(todo), segmenter)
-                ):
+                for i, mask in zip(todo, segment([pictures[i] for i in todo], [super_category] * len(todo), segmenter)):
                     save_mask(paths[i], mask)
                     found[i] = mask
-        self.masks = found
+            boxes = [square_box(p.size, mask) for p, mask in zip(pictures, found)]
+            pictures, found = ([p.crop(box) for p, box in zip(part, boxes)] for part in (pictures, found))
+        self.pictures, self.masks = pictures, found
         self.resolution, self.flip = resolution, flip
+
+    def show(self, path: Path) -> None:
+        """A picture of what training will see: the pictures as cropped, and below what their masks leave of them."""
+        rows = [("pictures", [("", p) for p in self.pictures])]
+        if None not in self.masks:
+            rows.append(("masked", [("", overlay(p, m)) for p, m in zip(self.pictures, self.masks)]))
+        grid(rows, path)
 
     @torch.no_grad()
     def encode(self, vae) -> "ConceptData":
@@ -67,7 +79,13 @@ class ConceptData:
         m = torch.stack([pil_to_tensor(square(m)) / 255 if m else torch.ones(1, *x.shape[-2:]) for m in self.masks])
         if self.flip:
             x, m = torch.cat([x, x.flip(-1)]), torch.cat([m, m.flip(-1)])
-        mean = torch.cat([vae.encode(part.to(vae.dtype)).latent_dist.mean for part in x.split(4)]).float()
+        at_once = 4 if self.resolution <= 256 else 1
+        upcast = vae.dtype == torch.float16 and vae.config.force_upcast  # SDXL's overflows in float16
+        if upcast:
+            vae.float()
+        mean = torch.cat([vae.encode(part.to(vae.dtype)).latent_dist.mean for part in x.split(at_once)]).float()
+        if upcast:
+            vae.half()
         self.latents = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
         self.soft_masks = interpolate(m.to(vae.device), size=self.latents.shape[-2:], mode="area")
         return self
@@ -76,3 +94,24 @@ class ConceptData:
         """`size` latents and masks drawn with a generator: the same for the same generator state."""
         rows = torch.randint(len(self.latents), (size,), generator=generator)
         return self.latents[rows], self.soft_masks[rows]
+
+
+def _alpha(path: Path, picture: Image.Image) -> Image.Image | None:
+    mask = alpha_mask(picture)
+    if mask and not mask.getbbox():
+        raise UserError(
+            f"picture {path} is transparent throughout, so nothing would be learned from it; replace or remove it, or "
+            f"put a mask beside it as {mask_path(path).name}."
+        )
+    return mask
+
+
+def _check_names(paths: list[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other is not path:
+            raise UserError(
+                f"pictures {other.name} and {path.name} would share the mask {mask_path(path).name}; "
+                "rename one of them."
+            )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import hydra
+import torch
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.concept import Concept
@@ -22,12 +23,12 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     for prompt in prompts:
         if concepts and not any(trigger.lower() in prompt.lower() for trigger in concepts):
             print(f'warning: prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
-    pipe = load_pipeline(cfg.model)
+    pipe = load_pipeline(cfg.model, cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if concepts:
         load_concepts(pipe, concepts).set_gate(beta=cfg.beta, tau=cfg.tau, lock=cfg.lock)
     repeated = [p for p in prompts for _ in range(cfg.images)]
     seeds = [cfg.seed + i for _ in prompts for i in range(cfg.images)]
-    drawn = draw(pipe, repeated, seeds, cfg.model.steps, cfg.model.guidance, cfg.negative_prompt)
+    drawn = draw(pipe, repeated, seeds, cfg.model.steps, cfg.model.guidance, cfg.negative_prompt, cfg.model.draw_batch)
     paths = [folder / f"{i // cfg.images:03d}-{i % cfg.images:02d}.png" for i in range(len(drawn))]
     for path, picture in zip(paths, drawn):
         picture.save(path)

@@ -1,4 +1,7 @@
-"""Zero-shot soft masks: where CLIPSeg sees the super-category's word, saved beside the pictures for a user to edit."""
+"""Soft masks: a file beside the picture, else its alpha channel, else where CLIPSeg sees the super-category's word.
+
+CLIPSeg's are zero-shot, and saved beside the pictures for a user to edit.
+"""
 
 from pathlib import Path
 
@@ -33,20 +36,64 @@ def read_mask(image: Path, size: tuple[int, int]) -> Image.Image | None:
     return mask
 
 
+def alpha_mask(picture: Image.Image) -> Image.Image | None:
+    """The alpha channel as a mask (mode L), or None where the picture has none or is opaque throughout."""
+    if not picture.has_transparency_data:
+        return None
+    alpha = picture.convert("RGBA").getchannel("A")
+    return None if alpha.getextrema()[0] == 255 else alpha
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """The picture as RGB; what is transparent becomes white, what is half so lighter."""
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def square_box(size: tuple[int, int], mask: Image.Image) -> tuple[int, int, int, int]:
+    """The square (left, top, right, bottom) of the shorter side that holds most of the mask; the middle one of equals.
+
+    Most of the sum and not around the centre of mass: a constant glow over the whole picture then moves nothing.
+    """
+    width, height = size
+    side = min(size)
+    mass = np.asarray(mask, np.int64).sum(0 if width > height else 1)
+    total = np.concatenate([[0], mass.cumsum()])
+    inside = total[side:] - total[:-side]
+    best = np.flatnonzero(inside == inside.max())
+    start = int(best[(len(best) - 1) // 2])
+    left, top = (start, 0) if width > height else (0, start)
+    return left, top, left + side, top + side
+
+
+def overlay(picture: Image.Image, mask: Image.Image) -> Image.Image:
+    """The picture with what the mask leaves out fading to dark blue: what the loss will see."""
+    faded = Image.blend(picture, Image.new("RGB", picture.size, (20, 20, 90)), 0.8)
+    return Image.composite(picture, faded, mask)
+
+
 @torch.no_grad()
-def segment(images: list[Image.Image], words: list[str], folder: str) -> list[Image.Image]:
-    """Soft masks (mode L, each the size of its picture): CLIPSeg's probability of its word, divided by its own maximum."""
+def segment(images: list[Image.Image], words: list[str], source: str) -> list[Image.Image]:
+    """Soft masks (mode L, each the size of its picture): CLIPSeg's probability of its word, divided by its own maximum.
+
+    source: a folder or a hub id such as CIDAS/clipseg-rd64-refined. Raises UserError where it cannot be loaded.
+    """
     from transformers import AutoTokenizer, CLIPSegForImageSegmentation
     from transformers.models.auto import AutoImageProcessor
 
-    model = CLIPSegForImageSegmentation.from_pretrained(folder, dtype=torch.float32).eval()
-    pictures = AutoImageProcessor.from_pretrained(folder)(
-        images=[i.convert("RGB") for i in images], return_tensors="pt"
-    )
+    try:
+        model = CLIPSegForImageSegmentation.from_pretrained(source, dtype=torch.float32).eval()
+        processor, tokenizer = AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.segmenter={source} cannot be loaded ({' '.join(str(error).split())}); give a CLIPSeg folder or hub "
+            "id, put masks beside the pictures as NAME.mask.png, or learn without by masks=null."
+        ) from error
+    pictures = processor(images=[i.convert("RGB") for i in images], return_tensors="pt")
     length = model.config.text_config.max_position_embeddings
-    tokens = AutoTokenizer.from_pretrained(folder)(
-        words, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    )
+    tokens = tokenizer(words, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     logits = model(input_ids=tokens.input_ids, pixel_values=pictures.pixel_values).logits
     masks = logits.reshape(len(images), *logits.shape[-2:]).sigmoid()
     masks = (masks / masks.amax((1, 2), keepdim=True) * 255).round().byte().numpy()
@@ -54,6 +101,13 @@ def segment(images: list[Image.Image], words: list[str], folder: str) -> list[Im
 
 
 def save_mask(image: Path, mask: Image.Image) -> None:
+    """Write the mask beside its picture. Raises UserError where that cannot be written."""
     unfinished = mask_path(image).with_suffix(".part")
-    mask.save(unfinished, format="PNG")
-    unfinished.replace(mask_path(image))
+    try:
+        mask.save(unfinished, format="PNG")
+        unfinished.replace(mask_path(image))
+    except OSError as error:
+        raise UserError(
+            f"mask {mask_path(image)} cannot be written ({error}); masks are kept beside the pictures to be seen and "
+            "edited: copy the pictures to a folder you can write to, or learn without by masks=null."
+        ) from error

@@ -1,9 +1,11 @@
 """PerfusionModule: a frozen text-to-image model, and the few numbers that learn a concept (method.md 4)."""
 
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
+from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from perfusion.concept import Concept
@@ -11,7 +13,8 @@ from perfusion.data import ConceptData
 from perfusion.edit import augment, target_key
 from perfusion.errors import UserError
 from perfusion.projections import cross_attentions, lock_o_star_k, widen
-from perfusion.text import TEMPLATES, add_placeholders, encode, mean_at, super_encoding, word_embedding
+from perfusion.text import TEMPLATES, add_placeholders, encode_pooled, mean_at, super_encoding, word_embedding
+from perfusion.towers import text_encoder_of
 
 
 class PerfusionModule(pl.LightningModule):
@@ -21,7 +24,8 @@ class PerfusionModule(pl.LightningModule):
     Everything random in a step follows from (seed, step), so a resumed run is the uninterrupted one.
 
     Args:
-        pipe: a stock diffusers Stable Diffusion pipeline; its unet is widened while attached, and never trained.
+        pipe: a stock diffusers Stable Diffusion pipeline, SDXL among them; its unet is widened while attached, and never
+            trained. It belongs on the device that trains (models.load_pipeline's user puts it there).
         C_inv: [d, d] from edit.inverse_metric.
         learning_rate: {"o_star", "embedding", "relative"}: relative multiplies o_star's by each layer's starting RMS.
         i_star_decay: .99; i* <- decay i* + (1 - decay) mean encoding at the concept's token, once an optimiser step.
@@ -54,14 +58,20 @@ class PerfusionModule(pl.LightningModule):
         self.beta, self.tau, self.lock, self.batch_size, self.seed = beta, tau, lock, batch_size, seed
         self.learning_rate, self.i_star_decay, self.templates = learning_rate, i_star_decay, templates
         self.masked_prior, self.i_star_gradient = masked_prior, i_star_gradient
-        for frozen in (pipe.unet, pipe.vae, pipe.text_encoder):
+        text_encoder = text_encoder_of(pipe)
+        for frozen in (pipe.unet, pipe.vae, text_encoder):
             frozen.requires_grad_(False).eval()
         self.tokenizer, ids = add_placeholders(pipe.tokenizer, [trigger])
         self.token_id = ids[trigger]
-        encoding = super_encoding(pipe.tokenizer, pipe.text_encoder, super_category)
+        self.encode = partial(
+            encode_pooled, self.tokenizer, text_encoder
+        )  # a Module's attribute would be saved with it
+        # Many folders' own scheduler (Euler, PNDM) adds noise on another scale than the model was trained with.
+        self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
+        encoding = super_encoding(pipe.tokenizer, text_encoder, super_category)
         self.register_buffer("C_inv", C_inv.to(encoding), persistent=False)
         self.register_buffer("i_star", encoding.clone())
-        self.embedding = nn.Parameter(word_embedding(pipe.tokenizer, pipe.text_encoder, super_category))
+        self.embedding = nn.Parameter(word_embedding(pipe.tokenizer, text_encoder, super_category))
         self.layers = list(cross_attentions(pipe.unet))
         values = {
             n: nn.functional.linear(encoding, a.to_v.weight.float()) for n, a in cross_attentions(pipe.unet).items()
@@ -113,7 +123,8 @@ class PerfusionModule(pl.LightningModule):
         x, mask = (t[own].to(self.device) for t in self.data.batch(total, generator))
         chosen = torch.randint(len(self.templates), (total,), generator=generator)[own]
         prompts = [self.templates[i].format(self.trigger) for i in chosen]
-        e, ids = encode(self.tokenizer, self.pipe.text_encoder, prompts, {self.token_id: self.embedding})
+        with torch.autocast(self.device.type, enabled=False):  # energies want all the precision that the encodings have
+            e, ids, pooled = self.encode(prompts, {self.token_id: self.embedding})
         here = mean_at(e.float(), ids == self.token_id)
         i_star = here + (self.i_star - here).detach() if self.i_star_gradient else self.i_star
         here = here.detach()
@@ -121,7 +132,7 @@ class PerfusionModule(pl.LightningModule):
 
         key = target_key(self.C_inv, i_star)
         gated = augment(e, i_star[None], key[None], torch.tensor([[self.beta]]), torch.tensor([[self.tau]]))
-        scheduler = self.pipe.scheduler
+        scheduler = self.noising
         steps = scheduler.config.num_train_timesteps
         t = torch.randint(steps, (total,), generator=generator)[own].to(self.device)
         noise = torch.randn((total, *x.shape[1:]), generator=generator)[own].to(x)
@@ -129,7 +140,7 @@ class PerfusionModule(pl.LightningModule):
         target = scheduler.get_velocity(x, noise, t) if scheduler.config.prediction_type == "v_prediction" else noise
         both = torch.cat([gated, gated], -1)  # V's part, then K's
         with self.widened.i_star_as(i_star[None]) if self.i_star_gradient else nullcontext():
-            predicted = self.pipe.unet(noisy, t, both).sample.float()
+            predicted = self.pipe.unet(noisy, t, both, added_cond_kwargs=self.conditions(pooled)).sample.float()
         loss = _masked(mask, (predicted - target).square())
         if self.masked_prior:
             loss = loss + _masked(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
@@ -143,13 +154,22 @@ class PerfusionModule(pl.LightningModule):
         self.log("i_star_moved", (self.i_star - here).norm() / here.norm(), batch_size=len(x))
         return loss
 
+    def conditions(self, pooled: Tensor) -> dict[str, Tensor] | None:
+        """What SDXL's unet is told beside the encodings: the pooled embeddings and the picture's size; None for others."""
+        if self.pipe.unet.config.addition_embed_type != "text_time":
+            return None
+        side = self.data.resolution
+        sizes = pooled.new_tensor([side, side, 0, 0, side, side])  # original size, upper left corner of the crop, size
+        return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
+
     @torch.no_grad()
     def _prior(self, noisy: Tensor, t: Tensor, chosen: Tensor) -> Tensor:
         """The frozen model's prediction for the same prompts with the super-category's word."""
         prompts = [self.templates[i].format(self.super_category) for i in chosen]
-        e = encode(self.pipe.tokenizer, self.pipe.text_encoder, prompts)[0]
+        with torch.autocast(self.device.type, enabled=False):
+            e, _, pooled = self.encode(prompts, None)
         with self.widened.paused():
-            return self.pipe.unet(noisy, t, e).sample.float()
+            return self.pipe.unet(noisy, t, e, added_cond_kwargs=self.conditions(pooled)).sample.float()
 
     @torch.no_grad()
     def optimizer_step(self, *args, **kwargs) -> None:

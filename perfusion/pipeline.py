@@ -1,4 +1,4 @@
-"""Concepts on a stock diffusers Stable Diffusion pipeline.
+"""Concepts on a stock diffusers Stable Diffusion pipeline (docs/pipelines.md says which are tested).
 
     handle = load_concepts(pipe, {"teddy*": "teddy.safetensors"})
     pipe("a teddy* on a beach")                      # as ever: batches, negative prompts, callbacks, any scheduler
@@ -6,10 +6,13 @@
         pipe(["a teddy* on a beach"] * 3)
     handle.unload()                                  # the base model again, to the last bit
 
-Only `encode_prompt` of this one pipeline object is overridden: its encodings come out with the gates' columns beside
-them (edit.augment), and the denoiser's widened to_k / to_v read those.
+`encode_prompt` of this one pipeline object is overridden: its encodings come out with the gates' columns beside them
+(edit.augment), and the denoiser's widened to_k / to_v read those. A ControlNet is handed the encodings without the
+columns. The methods that load or change a LoRA widen the denoiser anew, around the LoRA.
 """
 
+import functools
+import inspect
 import os
 import warnings
 from collections.abc import Sequence
@@ -23,8 +26,21 @@ from perfusion.edit import augment, overlap
 from perfusion.errors import UserError
 from perfusion.projections import lock_o_star_k, widen
 from perfusion.text import PlaceholderRows, add_placeholders, has_token, super_encoding, tokenize, twin_prompts
+from perfusion.towers import text_encoder_of
 
 PARTS = ("tokenizer", "text_encoder", "unet", "encode_prompt")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+# Methods of a pipeline that change what W is.
+LORA = (
+    "load_lora_weights",
+    "unload_lora_weights",
+    "set_adapters",
+    "delete_adapters",
+    "enable_lora",
+    "disable_lora",
+    "fuse_lora",
+    "unfuse_lora",
+)
 
 
 def load_concepts(
@@ -39,10 +55,15 @@ def load_concepts(
     Raises UserError, before anything is changed, for a bad file, another base model, or a word that is taken.
     """
     missing = [part for part in PARTS if getattr(pipe, part, None) is None]
-    if missing or getattr(pipe, "tokenizer_2", None) is not None:
+    if missing:
         raise UserError(
-            f"pipeline {type(pipe).__name__} lacks {missing} or has several text encoders; allowed are "
-            "Stable Diffusion pipelines with one tokenizer, text_encoder and unet."
+            f"pipeline {type(pipe).__name__} lacks {missing}; allowed are Stable Diffusion pipelines, SDXL's among them, "
+            "that have them all (SDXL's refiner has not)."
+        )
+    if next(pipe.unet.parameters()).is_meta:
+        raise UserError(
+            f"the weights of {type(pipe).__name__} are offloaded one by one (enable_sequential_cpu_offload) or not loaded; "
+            "use enable_model_cpu_offload, or load_concepts before anything is offloaded."
         )
     if getattr(pipe, "_perfusion", None) is not None:
         raise UserError(
@@ -52,7 +73,8 @@ def load_concepts(
     if not concepts:
         raise UserError('concepts={} is empty; give at least one, as {"teddy*": "teddy.safetensors"}.')
     concepts = {trigger: c if isinstance(c, Concept) else Concept.load(c) for trigger, c in concepts.items()}
-    hash, base_id = base_hash(pipe.text_encoder, pipe.unet), str(pipe.config.get("_name_or_path", ""))
+    base_id = str(pipe.config.get("_name_or_path", ""))
+    hash = getattr(pipe, "_perfusion_base_hash", None) or base_hash(text_encoder_of(pipe), pipe.unet)
     for concept in concepts.values():
         concept.check_base(base_id, hash)
     return LoadedConcepts(pipe, concepts, always_on, global_edit)
@@ -80,14 +102,36 @@ class LoadedConcepts:
     def __init__(self, pipe, concepts: dict[str, Concept], always_on: bool, global_edit: bool):
         self.pipe, self.concepts, self.always_on, self.global_edit = pipe, concepts, always_on, global_edit
         self.settings = {"beta": None, "tau": None, "lock": None}
-        tokenizer, self.token_ids = add_placeholders(pipe.tokenizer, list(concepts))
+        self._encoder = text_encoder_of(pipe)
+        self._tokenizers = {name: getattr(pipe, name) for name in TOKENIZERS if getattr(pipe, name, None) is not None}
+        added = {name: add_placeholders(tokenizer, list(concepts)) for name, tokenizer in self._tokenizers.items()}
+        self.token_ids = added["tokenizer"][1]
         stack = lambda name: torch.stack([getattr(c, name) for c in concepts.values()])
         self.i_stars, self.c_inv_i_stars = stack("i_star"), stack("c_inv_i_star")
         self._check_distinct()
+        self._widen_denoiser()
+        # From here on the pipeline changes in its other parts.
+        rows = {self.token_ids[trigger]: c.embedding for trigger, c in concepts.items()}
+        self._rows = PlaceholderRows(self._encoder, rows)
+        for name, (tokenizer, _) in added.items():
+            setattr(pipe, name, tokenizer)
+        self._encode_base = pipe.encode_prompt
+        self._own = {name: pipe.__dict__.get(name) for name in ("encode_prompt", *LORA)}  # normally None: the class's
+        for name in LORA:
+            if hasattr(pipe, name):
+                setattr(pipe, name, self._widening_anew(getattr(pipe, name)))
+        pipe.encode_prompt = self.encode_prompt
+        controlnet = getattr(pipe, "controlnet", None)
+        self._hook = controlnet and controlnet.register_forward_pre_hook(self._narrow, with_kwargs=True)
+        pipe._perfusion = self
+
+    def _widen_denoiser(self) -> None:
+        """Put the concepts' rows beside W. Raises UserError, before anything is changed, where they do not fit."""
+        concepts = self.concepts
         super_encodings = torch.stack(
-            [super_encoding(pipe.tokenizer, pipe.text_encoder, c.super_category) for c in concepts.values()]
+            [super_encoding(self._tokenizers["tokenizer"], self._encoder, c.super_category) for c in concepts.values()]
         )
-        locked = lock_o_star_k(pipe.unet, super_encodings)
+        locked = lock_o_star_k(self.pipe.unet, super_encodings)
         o_star_v, o_star_k = {}, {}
         for name, keys in locked.items():
             if any(name not in c.o_star_v for c in concepts.values()):
@@ -97,14 +141,28 @@ class LoadedConcepts:
             o_star_v[name] = torch.stack([c.o_star_v[name] for c in concepts.values()])
             trained = [c.o_star_k[name].to(keys) if c.o_star_k else None for c in concepts.values()]
             o_star_k[name] = torch.stack([key if o is None else o for o, key in zip(trained, keys, strict=True)])
-        # From here on the pipeline changes.
-        self._widened = widen(pipe.unet, self.i_stars, o_star_v, o_star_k)
-        rows = {self.token_ids[trigger]: c.embedding for trigger, c in concepts.items()}
-        self._rows = PlaceholderRows(pipe.text_encoder, rows)
-        self._tokenizer, pipe.tokenizer = pipe.tokenizer, tokenizer
-        self._own = pipe.__dict__.get("encode_prompt")  # normally None: the class's method
-        self._encode_base, pipe.encode_prompt = pipe.encode_prompt, self.encode_prompt
-        pipe._perfusion = self
+        self._widened = widen(self.pipe.unet, self.i_stars, o_star_v, o_star_k)
+
+    def _widening_anew(self, method):
+        """A LoRA method of the pipeline on the pipeline's own layers; o*_K then follows from the W that it leaves."""
+
+        @functools.wraps(method)
+        def changed(*args, **kwargs):
+            if not self._widened.layers:  # called by another of them
+                return method(*args, **kwargs)
+            self._widened.restore()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._widen_denoiser()
+
+        return changed
+
+    def _narrow(self, module, args, kwargs):
+        """A ControlNet's cross-attentions are stock: they take the encodings e alone, without the gates' columns."""
+        d, wide = self.i_stars.shape[1], 2 * (self.i_stars.shape[1] + 2 * len(self.concepts))
+        narrow = lambda x: x[..., :d] if isinstance(x, Tensor) and x.ndim == 3 and x.shape[-1] == wide else x
+        return tuple(map(narrow, args)), {name: narrow(value) for name, value in kwargs.items()}
 
     def _check_distinct(self) -> None:
         condition = torch.linalg.cond(overlap(self.i_stars, self.c_inv_i_stars).double())
@@ -119,11 +177,14 @@ class LoadedConcepts:
         _loaded(self.pipe)
         self._widened.restore()
         self._rows.remove()
-        self.pipe.tokenizer = self._tokenizer
-        if self._own is None:
-            del self.pipe.encode_prompt
-        else:
-            self.pipe.encode_prompt = self._own
+        if self._hook:
+            self._hook.remove()
+        for name, tokenizer in self._tokenizers.items():
+            setattr(self.pipe, name, tokenizer)
+        for name, own in self._own.items():
+            self.pipe.__dict__.pop(name, None)
+            if own is not None:
+                setattr(self.pipe, name, own)
         self.pipe._perfusion = None
 
     def set_gate(self, **settings) -> None:
@@ -185,50 +246,41 @@ class LoadedConcepts:
             f"one value, or a list of {prompts} or {prompts * images}."
         )
 
-    def encode_prompt(
-        self,
-        prompt,
-        device,
-        num_images_per_prompt,
-        do_classifier_free_guidance,
-        negative_prompt=None,
-        prompt_embeds: Tensor | None = None,
-        negative_prompt_embeds: Tensor | None = None,
-        **kwargs,
-    ):
+    def encode_prompt(self, *args, **kwargs):
         """The pipeline's `encode_prompt`, its encodings [B, T, d] widened to [B, T, 2 (d + 2J)]: V's part, then K's."""
-        images = num_images_per_prompt
-        e, e_negative = self._encode_base(
-            prompt,
-            device,
-            images,
-            do_classifier_free_guidance,
-            negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-            **kwargs,
-        )
-        again = lambda prompts: self._encode_base(prompts, device, images, False, **kwargs)[0]
-        if prompt_embeds is not None:
-            prompt = None
-        prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        wide = self._widen(e, prompts, images, again)
-        if e_negative is None:
-            return wide, None
-        if negative_prompt_embeds is not None:
-            negatives = None
-        elif negative_prompt is None:
-            negatives = [""] * (len(e) // images)
-        else:
-            negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
-        return wide, self._widen(e_negative, negatives, images, again)
+        bound = inspect.signature(self._encode_base).bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments | bound.arguments.pop("kwargs", {})
+        images = given["num_images_per_prompt"]
+        listed = lambda texts: [texts] if isinstance(texts, str) else list(texts)
 
-    def _widen(self, e: Tensor, prompts: list[str] | None, images: int, again) -> Tensor:
+        def prompts_of(kind: str, count: int):
+            """What each text encoder is given as "prompt" or "negative_prompt": one list each; None where not known."""
+            if given[f"{'negative_' * (kind == 'negative_prompt')}prompt_embeds"] is not None:
+                return None
+            first = given[kind] or ""
+            texts = [first, given.get(f"{kind}_2") or first][: len(self._tokenizers)]
+            return [listed(t) * count if isinstance(t, str) else listed(t) for t in texts]
+
+        def again(texts: list[list[str]]) -> Tensor:
+            changed = {"prompt": texts[0], "do_classifier_free_guidance": False, "negative_prompt": None}
+            changed |= {"prompt_2": texts[1]} if len(texts) > 1 else {}
+            changed |= {name: None for name in given if name.endswith("_embeds")}
+            return self._encode_base(**(given | changed))[0]
+
+        e, e_negative, *pooled = self._encode_base(**given)
+        wide = self._widen(e, prompts_of("prompt", 1), images, again)
+        if e_negative is None:
+            return wide, None, *pooled
+        negatives = prompts_of("negative_prompt", len(e) // images)
+        return wide, self._widen(e_negative, negatives, images, again), *pooled
+
+    def _widen(self, e: Tensor, texts: list[list[str]] | None, images: int, again) -> Tensor:
         """Both parts of the encodings e [B, T, d] of prompts; every concept off where the prompts are not known."""
         d, J = self.i_stars.shape[1], len(self.concepts)
         if e.shape[-1] == 2 * (d + 2 * J):  # given by the user, out of this very encode_prompt
             return e
-        if prompts is None:
+        if texts is None:
             warnings.warn(
                 "plain prompt_embeds do not say which concepts they hold: drawn with every concept off; give "
                 "prompts, or embeds out of this pipeline's encode_prompt.",
@@ -236,20 +288,24 @@ class LoadedConcepts:
             )
             zeros = e.new_zeros(*e.shape[:2], 2 * J)
             return torch.cat([e, zeros, e, zeros], dim=-1)
-        tokenize(self.pipe.tokenizer, prompts)  # warns where a prompt is cut
-        has = [
-            [self.always_on or h for h in has_token(self.pipe.tokenizer, prompts, i)] for i in self.token_ids.values()
-        ]
+        tokenizer, count = self.pipe.tokenizer, len(texts[0])
+        for prompts in texts:
+            tokenize(tokenizer, prompts)  # warns where a prompt is cut
+        found = lambda i: zip(
+            *(has_token(tokenizer, prompts, i) for prompts in texts), strict=True
+        )  # in any text encoder's
+        has = [[self.always_on or any(h) for h in found(i)] for i in self.token_ids.values()]
         on = torch.tensor(has).T.repeat_interleave(images, dim=0).to(e.device)
         gates = [
-            torch.tensor([self._values(name, v) for v in self._per_image(name, len(prompts), images)])
+            torch.tensor([self._values(name, v) for v in self._per_image(name, count, images)])
             for name in ("beta", "tau")
         ]
         v = augment(e, self.i_stars, self.c_inv_i_stars, *gates, on)
-        is_global = torch.tensor([lock == "global" for lock in self._per_image("lock", len(prompts), images)])
+        is_global = torch.tensor([lock == "global" for lock in self._per_image("lock", count, images)])
         if not is_global.any():
             return torch.cat([v, v], dim=-1)
-        twin = again(twin_prompts(prompts, {t: c.super_category for t, c in self.concepts.items()}))
+        words = {t: c.super_category for t, c in self.concepts.items()}
+        twin = again([twin_prompts(prompts, words) for prompts in texts])
         k = augment(twin, self.i_stars, self.c_inv_i_stars, *gates, on if self.global_edit else on & False)
         k = torch.where(is_global.to(e.device)[:, None, None], k, v)
         return torch.cat([v, k], dim=-1)

@@ -1,7 +1,8 @@
 """Widen to_k and to_v of every cross-attention of a diffusers model, keep K and V per prompt, and undo it.
 
 A widened layer is the linear map [W, o*_1..J, W i*_1..J] on encodings with 2J extra columns (edit.augment). It knows no
-prompt, no gate and no concept: those are in the columns, so samples of one batch may differ in all of them.
+prompt, no gate and no concept: those are in the columns, so samples of one batch may differ in all of them. Any diffusers
+denoiser whose cross-attentions are `Attention` modules will do: the UNets, and transformers such as PixArt's.
 """
 
 import weakref
@@ -15,6 +16,24 @@ from torch import Tensor, nn
 from perfusion.errors import UserError
 
 
+def plain(model: nn.Module) -> nn.Module:
+    """The model itself, or what torch.compile(model) wraps: the names of its layers are a concept's."""
+    return getattr(model, "_orig_mod", model)
+
+
+def _is_lora(layer: nn.Module) -> bool:
+    """Whether it is peft's adapter around a torch.nn.Linear; peft need not be installed."""
+    return isinstance(getattr(layer, "base_layer", None), nn.Linear)
+
+
+def _linear(layer: nn.Module, x: Tensor) -> Tensor:
+    """W x, without the bias; W includes the adapters that are active on the layer."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, layer.weight)
+    y = layer(x)
+    return y if layer.bias is None else y - layer.bias
+
+
 def cross_attentions(model: nn.Module) -> dict[str, Attention]:
     """Every cross-attention of the model by its name, in the model's own order, which is that of a concept's o*.
 
@@ -22,7 +41,7 @@ def cross_attentions(model: nn.Module) -> dict[str, Attention]:
     """
     found = {
         name: m
-        for name, m in model.named_modules()
+        for name, m in plain(model).named_modules()
         if isinstance(m, Attention) and m.is_cross_attention and m.to_k is not None
     }
     if not found:
@@ -36,10 +55,10 @@ def cross_attentions(model: nn.Module) -> dict[str, Attention]:
                 "to_v: call unfuse_qkv_projections() first, or use another model."
             )
         for layer in (attention.to_k, attention.to_v):
-            if not isinstance(layer, (nn.Linear, WidenedLinear)):
+            if not isinstance(layer, (nn.Linear, WidenedLinear)) and not _is_lora(layer):
                 raise UserError(
-                    f"{name} has {type(layer).__name__} for to_k or to_v where torch.nn.Linear is needed; "
-                    "fuse or unload other adapters first."
+                    f"{name} has {type(layer).__name__} for to_k or to_v where torch.nn.Linear, or a LoRA on one, is "
+                    "needed; fuse or unload other adapters first."
                 )
     widths = {attention.to_k.in_features for attention in found.values()}
     if len(widths) > 1:
@@ -50,7 +69,8 @@ def cross_attentions(model: nn.Module) -> dict[str, Attention]:
 class WidenedLinear(nn.Module):
     """W e + sum_j gate_j o*_j - sum_j coef_j W i*_j, as one linear map of [e, gate_1..J, -coef_1..J].
 
-    base: the layer it stands in for; its Parameter is shared, so that moving or casting the model moves both.
+    base: the layer it stands in for; its Parameter is shared, so that moving or casting the model moves both. A base with
+    a LoRA on it is kept whole, and W is what it computes.
     i_star [J, d]; o_star [J, out_features], a Parameter where it is trained; part "k" or "v".
 
     The input is [B, T, d + 2J], or twice as wide: one encoding for V followed by one for K (the global lock).
@@ -59,7 +79,10 @@ class WidenedLinear(nn.Module):
     def __init__(self, base: nn.Linear, i_star: Tensor, o_star: Tensor, part: str):
         super().__init__()
         self.in_features, self.out_features, self.part = base.in_features, base.out_features, part
-        self.weight, self.bias = base.weight, base.bias
+        if isinstance(base, nn.Linear):
+            self.weight, self.bias, self.base = base.weight, base.bias, None
+        else:
+            self.base = base
         # Not persistent: a state_dict of the model stays the base model's own, o* in training apart.
         self.register_buffer("i_star", i_star.detach().clone().to(base.weight), persistent=False)
         if isinstance(o_star, nn.Parameter):
@@ -77,8 +100,10 @@ class WidenedLinear(nn.Module):
         e, columns = x[..., : self.in_features], x[..., self.in_features :]
         # Two sums and not one product with [W, o*, W i*]: no copy of W is kept, and columns of 0 add exactly 0, so that
         # a prompt with every concept off draws what the base model draws, to the last bit.
-        rows = torch.cat([self.o_star.to(e.dtype), F.linear(self.i_star.to(e.dtype), self.weight)])
-        return F.linear(e, self.weight, self.bias) + columns @ rows
+        i_star, o_star = self.i_star.to(e.dtype), self.o_star.to(e.dtype)
+        if self.base is None:
+            return F.linear(e, self.weight, self.bias) + columns @ torch.cat([o_star, F.linear(i_star, self.weight)])
+        return self.base(e) + columns @ torch.cat([o_star, _linear(self.base, i_star).to(e.dtype)])
 
     def forward(self, x: Tensor) -> Tensor:
         width = self.in_features + 2 * len(self.i_star)
@@ -89,19 +114,15 @@ class WidenedLinear(nn.Module):
             )
         # An encoding's outputs are kept while that same tensor lives and neither it nor the layer is written to. Not
         # under grad, and not for inference-mode tensors, which do not count their writes.
-        untracked = x.is_inference() or self.o_star.is_inference() or self.weight.is_inference()
-        if torch.is_grad_enabled() or untracked or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return self.project(self.slice(x, width))
-        key = (
-            x._version,
-            self.weight.data_ptr(),
-            self.weight._version,
-            self.o_star.data_ptr(),
-            self.o_star._version,
-            self.i_star.data_ptr(),
-            self.i_star._version,
-            torch.is_autocast_enabled(x.device.type),
-        )
+        tensors = [*self.parameters(), *self.buffers()]
+        if any(t.is_inference() for t in (x, *tensors)):
+            return self.project(self.slice(x, width))
+        key = [(t.data_ptr(), t._version) for t in tensors] + [x._version, torch.is_autocast_enabled(x.device.type)]
+        if self.base is not None and _is_lora(self.base):
+            lora = self.base
+            key += [lora.disable_adapters, *lora.active_adapters, *lora.merged_adapters, *lora.scaling.items()]
         if self._seen() is not x or self._key != key:
             self._output = self.project(self.slice(x, width))
             self._seen, self._key = weakref.ref(x), key
@@ -114,8 +135,21 @@ class WidenedLinear(nn.Module):
 
 def lock_o_star_k(model: nn.Module, super_encodings: Tensor) -> dict[str, Tensor]:
     """The local lock: o*_K = W_K . (encoding of the super-category's token). [J, d] to {layer: [J, d_l]}, float32."""
-    weights = {name: attention.to_k.weight.detach().float() for name, attention in cross_attentions(model).items()}
-    return {name: F.linear(super_encodings.to(W), W) for name, W in weights.items()}
+    return locked(model, "to_k", super_encodings)
+
+
+@torch.no_grad()
+def locked(model: nn.Module, part: str, encodings: Tensor) -> dict[str, Tensor]:
+    """W . encodings of every cross-attention's to_k or to_v. [J, d] to {layer: [J, d_l]}, float32, on the layer's device."""
+    found = {}
+    for name, attention in cross_attentions(model).items():
+        layer = getattr(attention, part)
+        W = layer.weight
+        if isinstance(layer, nn.Linear):
+            found[name] = F.linear(encodings.to(W.device, torch.float32), W.float())
+        else:
+            found[name] = _linear(layer, encodings.to(W)).float()
+    return found
 
 
 class Widened:
@@ -125,6 +159,7 @@ class Widened:
     """
 
     def __init__(self, model: nn.Module, i_star: Tensor, o_star_v: dict[str, Tensor], o_star_k: dict[str, Tensor]):
+        model = plain(model)
         attentions = cross_attentions(model)
         for part, o_star in (("v", o_star_v), ("k", o_star_k)):
             shapes = {name: tuple(o.shape) for name, o in o_star.items()}
@@ -139,14 +174,22 @@ class Widened:
             raise UserError(f"i_star is {i_star.shape[-1]} wide, the model's encodings {d}; use its own text encoder.")
         if any(isinstance(a.to_k, WidenedLinear) for a in attentions.values()):
             raise UserError("the model is widened already; restore it (unload_concepts) first.")
-        self.originals, self.layers = [], []
+        self.swaps, self.layers = [], []  # swaps: (owner, attribute, what was there, what is there now)
         for name, attention in attentions.items():
             for part, o_star in (("k", o_star_k), ("v", o_star_v)):
                 base = getattr(attention, f"to_{part}")
                 layer = WidenedLinear(base, i_star, o_star[name], part).to(base.weight.device)
-                setattr(attention, f"to_{part}", layer)
-                self.originals.append((attention, f"to_{part}", base))
+                self.swaps.append((attention, f"to_{part}", base, layer))
                 self.layers.append((name, layer))
+        if getattr(model, "caption_projection", None) is not None:
+            # A transformer that projects the encodings of each step anew takes them projected: see project_captions.
+            self.swaps.append((model, "caption_projection", model.caption_projection, None))
+        self._put(3)
+
+    def _put(self, which: int) -> None:
+        for swap in self.swaps:
+            own = getattr(swap[3], "base", None) if which == 2 else None  # its LoRA may be gone by now
+            setattr(swap[0], swap[1], swap[which] if own is None else own)
 
     @property
     def o_star_v(self) -> dict[str, Tensor]:
@@ -161,6 +204,11 @@ class Widened:
         """Write a new i* [J, d] into every layer (training moves it once per optimiser step)."""
         for _, layer in self.layers:
             layer.i_star.copy_(i_star)
+
+    def project_captions(self, e: Tensor) -> Tensor:
+        """Encodings as the cross-attentions see them: through the model's caption projection, if it has one (PixArt)."""
+        found = [base for _, attribute, base, _ in self.swaps if attribute == "caption_projection"]
+        return found[0](e) if found else e
 
     @contextmanager
     def i_star_as(self, i_star: Tensor):
@@ -177,19 +225,16 @@ class Widened:
     @contextmanager
     def paused(self):
         """The model's own layers for a with-block, e.g. to draw through the public pipeline amid training."""
-        for attention, part, base in self.originals:
-            setattr(attention, part, base)
+        self._put(2)
         try:
             yield
         finally:
-            for (attention, part, _), (_, layer) in zip(self.originals, self.layers):
-                setattr(attention, part, layer)
+            self._put(3)
 
     def restore(self) -> None:
         """Put the model's own layers back for good, the same objects with the same weights."""
-        for attention, part, base in self.originals:
-            setattr(attention, part, base)
-        self.originals, self.layers = [], []
+        self._put(2)
+        self.swaps, self.layers = [], []
 
 
 def widen(model: nn.Module, i_star: Tensor, o_star_v: dict[str, Tensor], o_star_k: dict[str, Tensor]) -> Widened:

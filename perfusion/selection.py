@@ -36,6 +36,8 @@ class Selection(pl.Callback):
     def on_train_batch_end(self, trainer, module: PerfusionModule, outputs, batch, batch_idx) -> None:
         step = trainer.global_step
         due = step % self.cfg.every == 0 if self.cfg.every else step == trainer.max_steps
+        if not trainer.is_global_zero:  # under DDP the first process draws, the others wait for it
+            return
         if not due or (self.history and self.history[-1]["step"] == step):
             return
         concept = module.concept(**self.metadata)
@@ -51,9 +53,8 @@ class Selection(pl.Callback):
         with module.detached() as pipe:
             handle = load_concepts(pipe, {module.trigger: concept})
             seeds = [self.cfg.seed + i for i in range(len(prompts))]
-            drawn = draw(
-                pipe, [p.format(module.trigger) for p in prompts], seeds, self.model.steps, self.model.guidance
-            )
+            named = [p.format(module.trigger) for p in prompts]
+            drawn = draw(pipe, named, seeds, self.model.steps, self.model.guidance, batch_size=self.model.draw_batch)
             handle.unload()
         pictures, texts = (
             self.scorer.images(drawn),

@@ -52,9 +52,7 @@ def key(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
 
 def job_key(*, _root_: DictConfig) -> str:
     """For hydra.sweep.subdir. An unknown arm has no key; the job itself says so."""
-    return (
-        key(resolved(_root_), NOT_KEYED) if _root_.get("arm") in _root_.arms else "unknown"
-    )
+    return key(resolved(_root_), NOT_KEYED) if _root_.get("arm") in _root_.arms else "unknown"
 
 
 OmegaConf.register_new_resolver("job_key", job_key, replace=True)
@@ -98,6 +96,8 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
     """Train, or take the finished training of the same configuration; then evaluate. Returns the result."""
     import time
 
+    import torch
+
     from perfusion.concept import Concept
     from perfusion.data import picture_paths, read_picture
     from perfusion.evaluation.evaluate import check_evaluation, evaluate
@@ -105,7 +105,7 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
     from perfusion.train import train
 
     started = time.perf_counter()
-    check_model(cfg.model)
+    check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
     check_evaluation(cfg.evaluation, cfg.model)
     home = trainings / key(cfg, NOT_TRAINED)
     trainings.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,8 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
             unfinished.rename(home)
     trained = json.loads((home / "result.json").read_text())
     real = [read_picture(p) for p in picture_paths(concept_cfg.images)]
-    pipe, concept = load_pipeline(cfg.model), Concept.load(home / "concept.safetensors")
+    pipe = load_pipeline(cfg.model, "cuda" if torch.cuda.is_available() else "cpu")
+    concept = Concept.load(home / "concept.safetensors")
     artist = concept_cfg.get("artist")
     result = evaluate(pipe, concept, real, artist, cfg.evaluation, cfg.model, folder)
     training = {k: trained[k] for k in ("train_seconds", "kept_step", "trainable", "file_bytes")}

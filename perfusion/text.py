@@ -74,31 +74,54 @@ def add_placeholders(tokenizer, triggers: list[str]):
     return tokenizer, ids
 
 
+def towers(text_encoder) -> list:
+    """The text encoder itself, or those whose encodings it concatenates (towers.Towers)."""
+    return list(getattr(text_encoder, "towers", [text_encoder]))
+
+
 class PlaceholderRows:
     """Hooks that give placeholder tokens their learned embeddings; `remove()` takes them out.
 
-    rows: {token id: vector [d_tok]}, read at every call, so a Parameter is trained through the frozen text encoder.
+    rows: {token id: vector [d_tok]}, read at every call, so a Parameter is trained through the frozen text encoder. Of
+    several towers the vector holds the embeddings one after the other.
     """
 
     def __init__(self, text_encoder, rows: dict[int, Tensor]):
-        self.rows, self._ids = rows, None
-        embedding = text_encoder.get_input_embeddings()
-        self._handles = [embedding.register_forward_pre_hook(self._hide), embedding.register_forward_hook(self._write)]
-
-    def _hide(self, module, args):
-        # The ids lie beyond the matrix: look up any row in their place, _write replaces what comes out.
-        (self._ids,) = args
-        return (self._ids.masked_fill(sum(self._ids == i for i in self.rows) > 0, 0),)
-
-    def _write(self, module, args, output):
-        ids, self._ids = self._ids, None
-        for token_id, row in self.rows.items():
-            output = torch.where((ids == token_id)[..., None], row.to(output), output)
-        return output
+        self._handles, start = [], 0
+        for tower in towers(text_encoder):
+            width = tower.get_input_embeddings().weight.shape[1]
+            self._handles += _install(tower, rows, slice(start, start + width))
+            start += width
 
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+
+
+def _install(tower, rows: dict[int, Tensor], part: slice) -> list:
+    """The hooks on one text encoder, which reads `part` of every row; their handles."""
+    seen = []  # the ids of the call under way
+
+    def hide(module, args, kwargs):
+        # The ids lie beyond the matrix: look up any row in their place, `write` replaces what comes out. They are hidden
+        # from the whole encoder: one that pools at its largest id (SDXL's second) would take a placeholder for the end.
+        ids = args[0] if args else kwargs["input_ids"]
+        seen.append(ids)
+        hidden = ids.masked_fill(sum(ids == i for i in rows) > 0, 0)
+        return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"input_ids": hidden})
+
+    def write(module, args, output):
+        ids = seen.pop()
+        for token_id, row in rows.items():
+            # The ids' own device may be another than the encoder's, under CPU offload.
+            output = torch.where((ids == token_id).to(output.device)[..., None], row[part].to(output), output)
+        return output
+
+    embedding = tower.get_input_embeddings()
+    return [
+        tower.register_forward_pre_hook(hide, with_kwargs=True),
+        embedding.register_forward_hook(write),
+    ]
 
 
 @contextmanager
@@ -131,10 +154,16 @@ def encode(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] 
     rows: {placeholder's token id: embedding}, differentiable; None where the hooks are installed already, or not
     needed.
     """
-    device = text_encoder.get_input_embeddings().weight.device
+    return encode_pooled(tokenizer, text_encoder, prompts, rows)[:2]
+
+
+def encode_pooled(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] | None = None):
+    """`encode`, and the prompts' pooled embeddings [B, p] where the text encoder is SDXL's two (else what it returns second)."""
+    device = towers(text_encoder)[0].get_input_embeddings().weight.device
     ids = tokenize(tokenizer, prompts).to(device)
     with placeholder_rows(text_encoder, rows):
-        return text_encoder(ids)[0], ids
+        encodings, pooled = text_encoder(ids)[:2]
+    return encodings, ids, pooled
 
 
 def twin_prompts(prompts: list[str], super_categories: dict[str, str]) -> list[str]:
@@ -172,5 +201,6 @@ def super_encoding(tokenizer, text_encoder, super_category: str) -> Tensor:
 
 @torch.no_grad()
 def word_embedding(tokenizer, text_encoder, word: str) -> Tensor:
-    """The embedding [d_tok] of a single-token word, float32: where a learned embedding starts."""
-    return text_encoder.get_input_embeddings().weight[single_token(tokenizer, word)].float().clone()
+    """The embedding [d_tok] of a single-token word, float32: where a learned embedding starts. Of all towers in turn."""
+    token_id = single_token(tokenizer, word)
+    return torch.cat([tower.get_input_embeddings().weight[token_id].float() for tower in towers(text_encoder)])

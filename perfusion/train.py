@@ -9,34 +9,37 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
-from transformers import AutoTokenizer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from perfusion.concept import LOCKS, Concept, base_hash
-from perfusion.config import concept_of
+from perfusion.config import CONF, concept_of
 from perfusion.data import ConceptData, picture_paths
 from perfusion.draw import draw
 from perfusion.edit import inverse_metric
 from perfusion.errors import UserError
 from perfusion.evaluation.clip import ClipScorer
-from perfusion.models import check_model, covariance, load_pipeline
+from perfusion.models import check_covariance, check_model, covariance, load_pipeline, load_tokenizer
 from perfusion.module import PerfusionModule
 from perfusion.picture import grid
 from perfusion.pipeline import load_concepts
 from perfusion.selection import Selection
 from perfusion.text import add_placeholders, single_token
+from perfusion.towers import text_encoder_of
 
 BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
 
 
 def train(cfg: DictConfig, folder: Path) -> dict:
-    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, picture.png and last.ckpt to `folder`.
+    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, masks.png, picture.png and last.ckpt to
+    `folder`.
 
     Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work.
     """
     started = time.perf_counter()
     concept_cfg = concept_of(cfg)
-    check_model(cfg.model)
-    tokenizer = AutoTokenizer.from_pretrained(cfg.model.path, subfolder="tokenizer")
+    check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
+    check_covariance(**cfg.covariance)
+    tokenizer = load_tokenizer(cfg.model)
     single_token(tokenizer, concept_cfg.super_category)
     add_placeholders(tokenizer, [concept_cfg.name])
     if cfg.masks not in ("clipseg", None):
@@ -45,8 +48,16 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         raise UserError(f"lock={cfg.lock} is unknown; a concept is trained with one of: {', '.join(LOCKS)}.")
     if cfg.shots is not None and cfg.shots < 1:
         raise UserError(f"shots={cfg.shots} leaves no picture; give at least 1, or null for all of them.")
+    if cfg.i_star_gradient and cfg.model.get("gradient_checkpointing"):
+        raise UserError(
+            "i_star_gradient=true does not go with model.gradient_checkpointing=true; set one of them to false."
+        )
     if cfg.resume and not Path(cfg.resume).is_file():
         raise UserError(f"resume={cfg.resume} does not exist; give a run's last.ckpt, or null to start anew.")
+    checkpoint = ModelCheckpoint(
+        folder, filename="last", every_n_train_steps=cfg.selection.every or cfg.max_steps, enable_version_counter=False
+    )
+    trainer = trainer_of(cfg, checkpoint, folder)
     data = ConceptData(
         picture_paths(concept_cfg.images)[: cfg.shots],
         cfg.model.resolution,
@@ -55,10 +66,13 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         cfg.masks,
         cfg.flip,
     )
+    if cfg.masks:
+        data.show(folder / "masks.png")
+        print(f"masks:    {folder / 'masks.png'} (edit the .mask.png beside a picture to change one)")
 
     pl.seed_everything(cfg.seed, verbose=False)
-    pipe = load_pipeline(cfg.model)
-    hash = base_hash(pipe.text_encoder, pipe.unet)
+    pipe = load_pipeline(cfg.model, trainer.strategy.root_device)
+    hash = getattr(pipe, "_perfusion_base_hash", None) or base_hash(text_encoder_of(pipe), pipe.unet)
     C = covariance(pipe, cfg.model, **cfg.covariance)
     module = PerfusionModule(
         pipe, data.encode(pipe.vae), concept_cfg.name, concept_cfg.super_category, inverse_metric(C.C, cfg.model.shrinkage),
@@ -80,17 +94,11 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     file = folder / "concept.safetensors"
     scorer = ClipScorer(cfg.model.scorer)
     selection = Selection(cfg.selection, cfg.model, scorer, data.pictures, metadata, file)
-    checkpoint = ModelCheckpoint(
-        folder, filename="last", every_n_train_steps=cfg.selection.every or cfg.max_steps, enable_version_counter=False
-    )
+    trainer.callbacks.insert(0, selection)
     micro = cfg.max_steps * cfg.trainer.accumulate_grad_batches
-    trainer = pl.Trainer(
-        **cfg.trainer, max_steps=cfg.max_steps, callbacks=[selection, checkpoint], logger=hydra.utils.instantiate(cfg.logger),
-        default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5,
-    )  # fmt: skip
     trainer.fit(module, range(micro), ckpt_path=cfg.resume, weights_only=True)
     seconds = time.perf_counter() - started
-    if not trainer.is_global_zero:  # under DDP the rest is one process's work
+    if not trainer.is_global_zero:  # under DDP the first process alone writes
         return {}
 
     concept = Concept.load(file)
@@ -110,19 +118,36 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     return result
 
 
+def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl.Trainer:
+    """The Lightning trainer of cfg.trainer. Raises UserError where this machine has not what it asks for."""
+    try:
+        return pl.Trainer(
+            **cfg.trainer, max_steps=cfg.max_steps, callbacks=[checkpoint], logger=hydra.utils.instantiate(cfg.logger),
+            default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5,
+        )  # fmt: skip
+    except (MisconfigurationException, ValueError, TypeError) as error:
+        raise UserError(
+            f"trainer={OmegaConf.to_container(cfg.trainer)} cannot run here ({' '.join(str(error).split())}); "
+            f"allowed are: {', '.join(sorted(p.stem for p in (CONF / 'trainer').glob('*.yaml')))}, on a machine that has "
+            "what they name."
+        ) from error
+
+
 @torch.no_grad()
 def show(pipe, concept: Concept, data: ConceptData, cfg: DictConfig, path: Path) -> None:
     """The photos, the base model's idea of the word, the concept in the selection's prompts at three biases."""
     prompts = list(cfg.selection.prompts)
     seeds = [cfg.selection.seed + i for i in range(len(prompts))]
     word, trigger = concept.super_category, concept.trigger
-    base = draw(pipe, [p.format(word) for p in prompts], seeds, cfg.model.steps, cfg.model.guidance)
+    batch = cfg.model.draw_batch
+    base = draw(pipe, [p.format(word) for p in prompts], seeds, cfg.model.steps, cfg.model.guidance, batch_size=batch)
     rows = [("photos", [("", p) for p in data.pictures[: len(prompts)]]),
             ("base model", [(p.format(word), i) for p, i in zip(prompts, base)])]  # fmt: skip
     handle = load_concepts(pipe, {trigger: concept})
     for beta in BIASES:
         with handle.gate(beta=beta):
-            drawn = draw(pipe, [p.format(trigger) for p in prompts], seeds, cfg.model.steps, cfg.model.guidance)
+            named = [p.format(trigger) for p in prompts]
+            drawn = draw(pipe, named, seeds, cfg.model.steps, cfg.model.guidance, batch_size=batch)
         rows.append((f"{trigger}\nbias {beta}", [(p.format(trigger), i) for p, i in zip(prompts, drawn)]))
     handle.unload()
     grid(rows, path)

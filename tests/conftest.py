@@ -15,6 +15,7 @@ from perfusion.concept import Concept, base_hash
 from perfusion.edit import inverse_metric, target_key
 from perfusion.projections import cross_attentions
 from perfusion.text import TEMPLATES, super_encoding, word_embedding
+from perfusion.towers import text_encoder_of
 
 torch.set_num_threads(1)
 
@@ -140,9 +141,10 @@ def make_concept():
     def make(pipe, trigger="teddy*", super_category="teddy", seed=0, lock="local") -> Concept:
         g = torch.Generator().manual_seed(seed)
         noisy = lambda x: x + 0.5 * x.std() * torch.randn(x.shape, generator=g)
-        d = pipe.text_encoder.config.hidden_size
+        text_encoder = text_encoder_of(pipe)
+        d = text_encoder.config.hidden_size
         e = torch.randn(500, d, generator=g)
-        i_star = noisy(super_encoding(pipe.tokenizer, pipe.text_encoder, super_category))
+        i_star = noisy(super_encoding(pipe.tokenizer, text_encoder, super_category))
         c_inv_i_star = target_key(inverse_metric(e.T @ e, 1e-2), i_star)
         o_star = lambda part: {
             name: noisy(getattr(a, part).weight.detach() @ i_star) for name, a in cross_attentions(pipe.unet).items()
@@ -152,12 +154,12 @@ def make_concept():
             super_category,
             i_star,
             c_inv_i_star,
-            noisy(word_embedding(pipe.tokenizer, pipe.text_encoder, super_category)),
+            noisy(word_embedding(pipe.tokenizer, text_encoder, super_category)),
             o_star("to_v"),
             o_star("to_k") if lock == "trained" else None,
             lock,
             base_id="tiny",
-            base_hash=base_hash(pipe.text_encoder, pipe.unet),
+            base_hash=base_hash(text_encoder, pipe.unet),
         )
 
     return make

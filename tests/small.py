@@ -48,8 +48,6 @@ def build(assets: Path) -> Path:
     ).save_pretrained(folder / "pipeline")  # fmt: skip
     _judge(folder / "open_clip", tokenizer)
     Reader(width=4).save(folder / "reader")
-    (folder / "clipseg").mkdir()
-    (folder / "clipseg/config.json").write_text("{}")  # looked for; never loaded under masks=null
     return assets
 
 

@@ -69,6 +69,7 @@ def test_run_leaves_everything(trained):
         "concept.safetensors",
         "result.json",
         "config.yaml",
+        "masks.png",
         "picture.png",
         "last.ckpt",
     }

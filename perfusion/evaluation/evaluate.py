@@ -256,10 +256,11 @@ def run(cfg: DictConfig) -> dict:
             f"{beside.super_category}; give the concept's own, as in concept={concept.super_category} or "
             "concept.images=FOLDER."
         )
-    check_model(cfg.model)
+    check_model(cfg.model, ("path", "scorer"))
     check_evaluation(cfg.evaluation, cfg.model)
     real = [read_picture(p) for p in picture_paths(beside.images)]
-    result = evaluate(load_pipeline(cfg.model), concept, real, beside.get("artist"), cfg.evaluation, cfg.model, folder)
+    pipe = load_pipeline(cfg.model, "cuda" if torch.cuda.is_available() else "cpu")
+    result = evaluate(pipe, concept, real, beside.get("artist"), cfg.evaluation, cfg.model, folder)
     write_result(folder / "result.json", result)
     print(report(result))
     print(f"written: {folder / 'result.json'}, scores.csv, front.png, pictures.png")

@@ -1,0 +1,51 @@
+"""perfusion covariance: C of the configured model over captions, into a file that training takes as covariance.file."""
+
+import importlib
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from perfusion.captions import Captions
+from perfusion.covariance import TOKENS, Covariance, second_moment
+from perfusion.errors import UserError
+from perfusion.models import check_model, load_pipeline
+from perfusion.towers import text_encoder_of
+
+
+def measure(cfg: DictConfig) -> Covariance:
+    """Measure C and write cfg.output; a run that was stopped goes on from cfg.output + ".state".
+
+    Raises UserError, before any weights load, for input that cannot work.
+    """
+    output = Path(cfg.output)
+    check_model(cfg.model, ("path",))
+    if cfg.tokens not in TOKENS:
+        raise UserError(f'tokens="{cfg.tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
+    if output.exists():
+        raise UserError(f"output={output} exists already; give another name, or delete it to measure it again.")
+    if cfg.captions:
+        texts = Captions(cfg.captions, cfg.count, cfg.column)
+    elif cfg.count:
+        texts = importlib.import_module(cfg.model.captions).captions(cfg.count)
+    else:
+        raise UserError("count=null needs captions=FILE or hf:DATASET; the model's own captions have no end.")
+    pipe = load_pipeline(cfg.model)
+    device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    found = second_moment(
+        texts,
+        pipe.tokenizer,
+        text_encoder_of(pipe).to(device),
+        cfg.tokens,
+        cfg.batch_size,
+        state=f"{output}.state",
+        save_every=cfg.save_every,
+    )
+    found.save(output)
+    print(f"covariance: {output}, {found.count} tokens, condition number {found.condition:.3g}")
+    print(f"train with: perfusion train model={cfg.model.id} covariance.file={output}")
+    return found
+
+
+def run(cfg: DictConfig) -> None:
+    measure(cfg)

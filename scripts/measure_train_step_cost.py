@@ -1,0 +1,230 @@
+"""Time and memory of a training step beside diffusers' textual inversion and DreamBooth-LoRA, at SD 1.5's true shape.
+
+python scripts/measure_train_step_cost.py                    # writes results/train_step_cost.json; 256 x 256, batch 1
+python scripts/measure_train_step_cost.py --tiny --rounds 2 --results /tmp/cost.json
+
+One process builds the frozen model with random weights and forks a worker for every arm, so that all share its memory.
+The workers take turns, one step each a round; a round's times are compared with each other, and the medians of those
+ratios are written. Memory is the worker's highest resident set during its steps (the shared weights and libraries,
+equal in all, counted in each).
+
+The arms are written after diffusers' examples/textual_inversion/textual_inversion.py and
+examples/dreambooth/train_dreambooth_lora.py (defaults, float32): both encode the pictures with the VAE in every step;
+textual inversion's optimiser holds the whole table of token embeddings, of which it then puts all rows but one back.
+textual_inversion_cached is the same with the latents encoded once, for what the method itself costs. Ours is
+PerfusionModule under a Lightning Trainer: latents encoded once, gradients for one embedding and the o*_V.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig
+from PIL import Image
+from random_sd15 import random_pipeline
+
+from perfusion.data import ConceptData
+from perfusion.edit import inverse_metric
+from perfusion.module import PerfusionModule
+
+ARMS = ("perfusion", "textual_inversion", "textual_inversion_cached", "dreambooth_lora")
+
+
+def memory(key: str) -> float:
+    """VmHWM (highest) or VmRSS (now) of this process, MiB."""
+    return next(int(l.split()[1]) / 1024 for l in open("/proc/self/status") if l.startswith(key))
+
+
+def forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+class Turn:
+    """One worker's end: `begin` waits until it is called upon, `end` reports its seconds and peak."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def begin(self) -> None:
+        self.connection.recv()
+        forget_peak()
+        self.start = time.perf_counter()
+
+    def end(self) -> None:
+        self.connection.send((time.perf_counter() - self.start, memory("VmHWM")))
+
+
+def perfusion(pipe, turn: Turn, steps: int, batch: int, resolution: int) -> int:
+    class Turns(pl.Callback):
+        def on_train_batch_start(self, *args):
+            turn.begin()
+
+        def on_train_batch_end(self, *args):
+            turn.end()
+
+    with tempfile.TemporaryDirectory() as folder:
+        Image.fromarray(pixels(1, resolution)[0]).save(f"{folder}/0.png")
+        data = ConceptData([Path(folder) / "0.png"], resolution, "teddy", "", None, flip=False).encode(pipe.vae)
+    d = pipe.text_encoder.config.hidden_size
+    module = PerfusionModule(
+        pipe, data, "teddy*", "teddy", inverse_metric(torch.eye(d), 0.0), beta=0.75, tau=0.1, lock="local",
+        batch_size=batch, i_star_decay=0.99, seed=0,
+        learning_rate={"o_star": 0.03, "embedding": 0.006, "relative": False},
+    )  # fmt: skip
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = pl.Trainer(max_steps=steps, accelerator="cpu", callbacks=[Turns()], **quiet)
+    turn.connection.send("ready")
+    trainer.fit(module, range(steps))
+    return sum(p.numel() for p in module.parameters())
+
+
+def textual_inversion(pipe, turn: Turn, steps: int, batch: int, resolution: int, cached: bool = False) -> int:
+    for frozen in (pipe.vae, pipe.unet, pipe.text_encoder):
+        frozen.requires_grad_(False)
+    pipe.tokenizer.add_tokens("<teddy>")
+    new = pipe.tokenizer.convert_tokens_to_ids("<teddy>")
+    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer))
+    table = pipe.text_encoder.get_input_embeddings().requires_grad_(True)
+    original = table.weight.detach().clone()
+    others = torch.ones(len(pipe.tokenizer), dtype=torch.bool)
+    others[new] = False
+    pipe.text_encoder.train()
+    optimizer = torch.optim.AdamW(table.parameters(), lr=5e-4, weight_decay=1e-2)
+    x, ids = batch_of(pipe, "a photo of a <teddy>", batch, resolution)
+    once = encode(pipe.vae, x) if cached else None
+    turn.connection.send("ready")
+    for _ in range(steps):
+        turn.begin()
+        encodings = pipe.text_encoder(ids)[0]
+        denoising_loss(pipe, once if cached else encode(pipe.vae, x), encodings).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            table.weight[others] = original[others]
+        turn.end()
+    return table.weight.numel()
+
+
+def textual_inversion_cached(*args) -> int:
+    return textual_inversion(*args, cached=True)
+
+
+def dreambooth_lora(pipe, turn: Turn, steps: int, batch: int, resolution: int) -> int:
+    for frozen in (pipe.vae, pipe.unet, pipe.text_encoder):
+        frozen.requires_grad_(False)
+    targets = ["to_q", "to_k", "to_v", "to_out.0"]
+    pipe.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, init_lora_weights="gaussian", target_modules=targets))
+    pipe.unet.train()
+    trained = [p for p in pipe.unet.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=5e-4, weight_decay=1e-2)
+    x, ids = batch_of(pipe, "a photo of a sks teddy", batch, resolution)
+    turn.connection.send("ready")
+    for _ in range(steps):
+        turn.begin()
+        latents = encode(pipe.vae, x)
+        denoising_loss(pipe, latents, pipe.text_encoder(ids)[0]).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        turn.end()
+    return sum(p.numel() for p in trained)
+
+
+def pixels(batch: int, resolution: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (batch, resolution, resolution, 3), np.uint8)
+
+
+def batch_of(pipe, prompt: str, batch: int, resolution: int):
+    """Pictures [B, 3, H, W] in [-1, 1] and token ids [B, 77], as the examples' data loaders give them."""
+    x = torch.from_numpy(pixels(batch, resolution)).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
+    return x, pipe.tokenizer([prompt] * batch, padding="max_length", max_length=77, return_tensors="pt").input_ids
+
+
+def encode(vae, x):
+    return vae.encode(x).latent_dist.sample().detach() * vae.config.scaling_factor
+
+
+def denoising_loss(pipe, latents, encodings):
+    noise = torch.randn_like(latents)
+    t = torch.randint(0, pipe.scheduler.config.num_train_timesteps, (len(latents),))
+    return F.mse_loss(pipe.unet(pipe.scheduler.add_noise(latents, noise, t), t, encodings).sample, noise)
+
+
+def work(arm: str, pipe, connection, options) -> None:
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    forget_peak()
+    trained = globals()[arm](pipe, Turn(connection), options.rounds + 1, options.batch, options.resolution)
+    connection.send(trained)
+
+
+def main(options) -> dict:
+    torch.set_num_threads(1)  # a pool of threads does not survive a fork
+    pipe = random_pipeline(options.tiny)
+    context, workers = get_context("fork"), {}
+    for arm in ARMS:
+        here, there = context.Pipe()
+        process = context.Process(target=work, args=(arm, pipe, there, options), daemon=True)
+        process.start()
+        there.close()
+        workers[arm] = (process, here)
+        here.recv()  # set up, one after the other; EOFError where it died
+    rounds = []
+    for turn in range(options.rounds + 1):  # the first warms up
+        found = {}
+        for arm, (_, here) in workers.items():
+            here.send("go")
+            found[arm] = here.recv()
+        rounds.append(found)
+        print(turn, {arm: f"{s:.2f} s, {m:.0f} MiB" for arm, (s, m) in found.items()}, flush=True)
+    trained = {arm: here.recv() for arm, (_, here) in workers.items()}
+    for process, _ in workers.values():
+        process.join()
+    timed = rounds[1:]
+    peak = {arm: max(found[arm][1] for found in rounds) for arm in ARMS}
+    result = {
+        "what": f"a training step, {'a tiny' if options.tiny else 'the true SD 1.5'} shape, random weights, float32, "
+        f"batch {options.batch}, {options.resolution} x {options.resolution}; medians of {options.rounds} turns",
+        "seconds": {arm: round(statistics.median(found[arm][0] for found in timed), 4) for arm in ARMS},
+        "peak_mib": {arm: round(m) for arm, m in peak.items()},
+        "weights_mib": round(
+            sum(w.nbytes for part in (pipe.unet, pipe.vae, pipe.text_encoder) for w in part.parameters()) / 2**20
+        ),
+        "trained": trained,
+    }
+    for arm in ARMS[1:]:
+        ratio = statistics.median(found["perfusion"][0] / found[arm][0] for found in timed)
+        result[f"time_vs_{arm}"] = round(ratio, 4)
+        result[f"memory_vs_{arm}"] = round(peak["perfusion"] / peak[arm], 4)
+    result |= {"threads": options.threads, "cores": os.cpu_count()}
+    result |= {name: version(name) for name in ("torch", "diffusers", "peft")}
+    options.results.parent.mkdir(exist_ok=True)
+    options.results.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+    return result
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script")
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--resolution", type=int, default=256, help="pixels")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--results", type=Path, default=Path("results/train_step_cost.json"))
+    main(parser.parse_args())
