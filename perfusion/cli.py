@@ -1,6 +1,5 @@
 """The one console command: `perfusion APP [Hydra overrides]`."""
 
-import functools
 import importlib
 import sys
 
@@ -10,12 +9,16 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+import perfusion.sweep  # noqa: F401 (registers the resolver of job folders)
 from perfusion.config import CONF
+from perfusion.engines import missing_extra, register
 from perfusion.errors import UserError
 
 APPS = {  # name: (module, what it does)
     "train": ("perfusion.train", "learn a concept from pictures"),
     "generate": ("perfusion.generate", "draw prompts with learned concepts"),
+    "evaluate": ("perfusion.evaluation.evaluate", "score a concept over prompts, noises and operating points"),
+    "collect": ("perfusion.evaluation.collect", "join an experiment's jobs into one table, with intervals"),
     "covariance": ("perfusion.measure_covariance", "measure a model's C over captions, into a file"),
     "import": ("perfusion.interchange", "turn a .ckpt concept of ChenDarYen's Perfusion into a concept file"),
     "measure": ("perfusion.emojiland.measure", "measure Emojiland's models on what they never saw"),
@@ -25,6 +28,7 @@ FILE_APPS = {  # of perfusion.files: words in place of overrides
     "export": "write its embedding for other programs: perfusion export FILE --textual-inversion OUT",
     "push": "upload it to the Hugging Face hub: perfusion push FILE user/name [--private]",
 }
+PROGRAM = sys.argv[0]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,21 +48,26 @@ def main(argv: list[str] | None = None) -> None:
             _refuse(str(error))
     if app not in APPS:
         _refuse(f"{app} is not an app of perfusion; allowed are: {', '.join([*APPS, *FILE_APPS])}.")
+    if sentence := missing_extra(overrides):
+        _refuse(sentence)
+    register(overrides)
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
-    program, sys.argv = sys.argv[0], [f"perfusion {app}", *overrides]
-
-    @functools.wraps(main)
-    def task(cfg):
-        sys.argv = [program, app, *overrides]  # what Lightning starts its other processes with, under DDP
-        try:
-            return importlib.import_module(APPS[app][0]).run(cfg)
-        except UserError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of a sweep go on
-                raise
-            _refuse(str(error))
-
+    sys.argv = [f"perfusion {app}", *overrides]
     hydra.main(str(CONF), app, version_base="1.3")(task)()
+
+
+def task(cfg):
+    """What Hydra runs, here or in another process: the app that the configuration is named after."""
+    app = HydraConfig.get().job.config_name
+    if sys.argv[0] == f"perfusion {app}":
+        sys.argv[:1] = [PROGRAM, app]  # what Lightning starts its other processes with, under DDP
+    try:
+        return importlib.import_module(APPS[app][0]).run(cfg)
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of a sweep go on
+            raise
+        _refuse(str(error))
 
 
 def _check(app: str, overrides: list[str]) -> None:

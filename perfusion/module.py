@@ -1,6 +1,6 @@
 """PerfusionModule: a frozen text-to-image model, and the few numbers that learn a concept (method.md 4)."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import pytorch_lightning as pl
@@ -29,6 +29,9 @@ class PerfusionModule(pl.LightningModule):
         C_inv: [d, d] from edit.inverse_metric.
         learning_rate: {"o_star", "embedding", "relative"}: relative multiplies o_star's by each layer's starting RMS.
         i_star_decay: .99; i* <- decay i* + (1 - decay) mean encoding at the concept's token, once an optimiser step.
+        masked_prior: outside the mask, the frozen model's prediction for the super-category's prompt is the target.
+        i_star_gradient: straight-through; i* keeps its value and takes the gradient of the batch's mean encoding
+            (under DDP, of each process's own).
     """
 
     def __init__(
@@ -46,12 +49,15 @@ class PerfusionModule(pl.LightningModule):
         learning_rate: dict,
         i_star_decay: float,
         seed: int,
+        masked_prior: bool = False,
+        i_star_gradient: bool = False,
         templates=TEMPLATES,
     ):
         super().__init__()
         self.pipe, self.data, self.trigger, self.super_category = pipe, data, trigger, super_category
         self.beta, self.tau, self.lock, self.batch_size, self.seed = beta, tau, lock, batch_size, seed
         self.learning_rate, self.i_star_decay, self.templates = learning_rate, i_star_decay, templates
+        self.masked_prior, self.i_star_gradient = masked_prior, i_star_gradient
         text_encoder = text_encoder_of(pipe)
         for frozen in (pipe.unet, pipe.vae, text_encoder):
             frozen.requires_grad_(False).eval()
@@ -110,28 +116,34 @@ class PerfusionModule(pl.LightningModule):
         self.widened.set_i_star(checkpoint["state_dict"]["i_star"][None])
 
     def training_step(self, _, batch_index: int) -> Tensor:
-        # Under DDP every process draws its own batch.
-        draw = batch_index * self.trainer.world_size + self.trainer.global_rank if self._trainer else batch_index
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + draw)
-        x, mask = (t.to(self.device) for t in self.data.batch(self.batch_size, generator))
-        chosen = torch.randint(len(self.templates), (len(x),), generator=generator)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch_index)
+        # Every process draws the same batch for all of them and takes its share: n processes are one with n batches.
+        world, rank = (self._trainer.world_size, self._trainer.global_rank) if self._trainer else (1, 0)
+        total, own = self.batch_size * world, slice(rank * self.batch_size, (rank + 1) * self.batch_size)
+        x, mask = (t[own].to(self.device) for t in self.data.batch(total, generator))
+        chosen = torch.randint(len(self.templates), (total,), generator=generator)[own]
         prompts = [self.templates[i].format(self.trigger) for i in chosen]
         with torch.autocast(self.device.type, enabled=False):  # energies want all the precision that the encodings have
             e, ids, pooled = self.encode(prompts, {self.token_id: self.embedding})
-        here = mean_at(e.detach().float(), ids == self.token_id)
+        here = mean_at(e.float(), ids == self.token_id)
+        i_star = here + (self.i_star - here).detach() if self.i_star_gradient else self.i_star
+        here = here.detach()
         self._sum, self._count = self._sum.to(here) + here, self._count + 1
 
-        key = target_key(self.C_inv, self.i_star)
-        gated = augment(e, self.i_star[None], key[None], torch.tensor([[self.beta]]), torch.tensor([[self.tau]]))
+        key = target_key(self.C_inv, i_star)
+        gated = augment(e, i_star[None], key[None], torch.tensor([[self.beta]]), torch.tensor([[self.tau]]))
         scheduler = self.noising
-        t = torch.randint(scheduler.config.num_train_timesteps, (len(x),), generator=generator).to(self.device)
-        noise = torch.randn(x.shape, generator=generator).to(x)
+        steps = scheduler.config.num_train_timesteps
+        t = torch.randint(steps, (total,), generator=generator)[own].to(self.device)
+        noise = torch.randn((total, *x.shape[1:]), generator=generator)[own].to(x)
         noisy = scheduler.add_noise(x, noise, t).to(self.pipe.unet.dtype)
         target = scheduler.get_velocity(x, noise, t) if scheduler.config.prediction_type == "v_prediction" else noise
         both = torch.cat([gated, gated], -1)  # V's part, then K's
-        predicted = self.pipe.unet(noisy, t, both, added_cond_kwargs=self.conditions(pooled)).sample
-        error = (predicted.float() - target).square().mean(1, keepdim=True)
-        loss = ((mask * error).sum((1, 2, 3)) / mask.sum((1, 2, 3))).mean()
+        with self.widened.i_star_as(i_star[None]) if self.i_star_gradient else nullcontext():
+            predicted = self.pipe.unet(noisy, t, both, added_cond_kwargs=self.conditions(pooled)).sample.float()
+        loss = _masked(mask, (predicted - target).square())
+        if self.masked_prior:
+            loss = loss + _masked(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
         if not torch.isfinite(loss):
             raise UserError(
                 f"training stopped: the loss is {loss.item()} at step {self.global_step}; "
@@ -151,6 +163,15 @@ class PerfusionModule(pl.LightningModule):
         return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
 
     @torch.no_grad()
+    def _prior(self, noisy: Tensor, t: Tensor, chosen: Tensor) -> Tensor:
+        """The frozen model's prediction for the same prompts with the super-category's word."""
+        prompts = [self.templates[i].format(self.super_category) for i in chosen]
+        with torch.autocast(self.device.type, enabled=False):
+            e, _, pooled = self.encode(prompts, None)
+        with self.widened.paused():
+            return self.pipe.unet(noisy, t, e, added_cond_kwargs=self.conditions(pooled)).sample.float()
+
+    @torch.no_grad()
     def optimizer_step(self, *args, **kwargs) -> None:
         with torch.enable_grad():
             super().optimizer_step(*args, **kwargs)
@@ -166,3 +187,9 @@ class PerfusionModule(pl.LightningModule):
         groups = [{"params": [self.embedding], "lr": rate["embedding"]}]
         groups += [{"params": [p], "lr": rate["o_star"] * scale(p)} for p in [*self.o_star_v, *self.o_star_k]]
         return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def _masked(mask: Tensor, error: Tensor) -> Tensor:
+    """Per image sum(mask err) / sum(mask), err averaged over channels; mean over images. error [B, C, h, w]."""
+    error = error.mean(1, keepdim=True)
+    return ((mask * error).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)).mean()

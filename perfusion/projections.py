@@ -211,6 +211,18 @@ class Widened:
         return found[0](e) if found else e
 
     @contextmanager
+    def i_star_as(self, i_star: Tensor):
+        """Every layer reads this i* [J, d], gradients and all, for a with-block (module.i_star_gradient)."""
+        before = [layer.i_star for _, layer in self.layers]
+        for _, layer in self.layers:
+            layer.i_star = i_star.to(layer.i_star)
+        try:
+            yield
+        finally:
+            for (_, layer), own in zip(self.layers, before):
+                layer.i_star = own
+
+    @contextmanager
     def paused(self):
         """The model's own layers for a with-block, e.g. to draw through the public pipeline amid training."""
         self._put(2)

@@ -46,6 +46,12 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         raise UserError(f"masks={cfg.masks} is unknown; allowed are clipseg and null.")
     if cfg.lock not in LOCKS:
         raise UserError(f"lock={cfg.lock} is unknown; a concept is trained with one of: {', '.join(LOCKS)}.")
+    if cfg.shots is not None and cfg.shots < 1:
+        raise UserError(f"shots={cfg.shots} leaves no picture; give at least 1, or null for all of them.")
+    if cfg.i_star_gradient and cfg.model.get("gradient_checkpointing"):
+        raise UserError(
+            "i_star_gradient=true does not go with model.gradient_checkpointing=true; set one of them to false."
+        )
     if cfg.resume and not Path(cfg.resume).is_file():
         raise UserError(f"resume={cfg.resume} does not exist; give a run's last.ckpt, or null to start anew.")
     checkpoint = ModelCheckpoint(
@@ -53,7 +59,7 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     )
     trainer = trainer_of(cfg, checkpoint, folder)
     data = ConceptData(
-        picture_paths(concept_cfg.images),
+        picture_paths(concept_cfg.images)[: cfg.shots],
         cfg.model.resolution,
         concept_cfg.super_category,
         cfg.model.segmenter,
@@ -71,10 +77,12 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     module = PerfusionModule(
         pipe, data.encode(pipe.vae), concept_cfg.name, concept_cfg.super_category, inverse_metric(C.C, cfg.model.shrinkage),
         beta=cfg.beta, tau=cfg.tau, lock=cfg.lock, batch_size=cfg.batch_size, i_star_decay=cfg.i_star_decay, seed=cfg.seed,
-        learning_rate=OmegaConf.to_container(cfg.model.learning_rate),
+        learning_rate=OmegaConf.to_container(cfg.model.learning_rate), masked_prior=cfg.masked_prior,
+        i_star_gradient=cfg.i_star_gradient,
     )  # fmt: skip
     settings = OmegaConf.to_container(cfg, resolve=True)
-    short = {k: settings[k] for k in ("seed", "lock", "masks", "flip", "batch_size", "max_steps", "i_star_decay")}
+    names = ("seed", "lock", "masks", "shots", "flip", "batch_size", "max_steps", "i_star_decay", "masked_prior")
+    short = {k: settings[k] for k in (*names, "i_star_gradient")}
     metadata = {
         "base_id": cfg.model.id,
         "base_hash": hash,
@@ -146,4 +154,8 @@ def show(pipe, concept: Concept, data: ConceptData, cfg: DictConfig, path: Path)
 
 
 def run(cfg: DictConfig) -> dict:
+    if cfg.name:
+        from perfusion.sweep import job
+
+        return job(cfg)
     return train(cfg, Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir))

@@ -163,3 +163,27 @@ def make_concept():
         )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def assets(tmp_path_factory):
+    """A small Emojiland (tests/small.py), built once, in seconds."""
+    from small import build
+
+    return build(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture
+def perfusion_here(assets, tmp_path, monkeypatch):
+    """The command line run in this process in an empty folder, on the small Emojiland: perfusion("train", ...)."""
+    import sys
+
+    import perfusion.config
+    from perfusion.cli import main
+
+    monkeypatch.setattr(perfusion.config, "ASSETS", assets)
+    monkeypatch.setenv("PERFUSION_ASSETS", str(assets))
+    monkeypatch.setenv("PERFUSION_CACHE", str(assets / "cache"))
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.chdir(tmp_path)
+    return lambda *overrides: main(list(overrides))

@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from perfusion.config import CONF
+from perfusion.sweep import key, resolved
 
 APPS = sorted(p.stem for p in CONF.glob("*.yaml"))
 CHOICES = sorted((p.parent.name, p.stem) for p in CONF.glob("*/*.yaml") if p.parent.name != "pretrain")
@@ -20,12 +21,18 @@ def compose(folder: Path, name: str, overrides=()):
 
 @pytest.mark.parametrize("app", APPS)
 def test_apps_compose(app):
-    assert "model" in compose(CONF, app)
+    assert ("model" in compose(CONF, app)) == (app != "collect")
 
 
 @pytest.mark.parametrize("group, name", CHOICES)
 def test_choices_compose(group, name):
-    cfg = compose(CONF, "train", [f"{group}={name}"])
+    cfg = compose(CONF, "train", [f"{'+' * (group == 'experiment')}{group}={name}"])
+    if group == "experiment":  # its arms override what is there, and the claims are about them
+        arms = list(cfg.get("arms", {}))
+        assert name == "sweep" or (cfg.name == name and len(arms) > 1)
+        assert {c[side] for c in cfg.comparisons for side in ("better", "worse")} <= set(arms)
+        assert len({key(resolved(OmegaConf.merge(cfg, {"arm": arm}))) for arm in arms}) == len(arms)
+        return
     assert OmegaConf.to_container(cfg, resolve=name != "custom")[group]
     if group == "logger":
         hydra.utils.instantiate(cfg.logger)

@@ -122,3 +122,29 @@ def test_losses_are_pinned(pipe, data):
     module.log = lambda name, value, **kwargs: losses.append(value.item()) if name == "loss" else None
     fit(module, 4)
     assert losses == pytest.approx([1.072062, 1.009252, 0.986806, 0.984811], rel=1e-4)
+
+
+def step(pipe, data, **changes):
+    """Loss and the embedding's gradient of one step; the pipeline is left as it came."""
+    module = make(pipe, data, **changes)
+    module.log = lambda *args, **kwargs: None
+    loss = module.training_step(None, 3)
+    loss.backward()
+    assert all(torch.equal(layer.i_star[0], module.i_star) for _, layer in module.widened.layers)
+    module.widened.restore()
+    return loss.item(), module.embedding.grad
+
+
+def test_i_star_gradient_is_straight_through(pipe, data):
+    """The same value, another gradient."""
+    (plain, gradient), (through, another) = (step(pipe, data, i_star_gradient=on) for on in (False, True))
+    assert through == pytest.approx(plain, rel=1e-5)
+    assert (another - gradient).norm() > 1e-3 * gradient.norm()
+
+
+def test_masked_prior_acts_outside_the_mask(pipe, data):
+    whole = [step(pipe, data, masked_prior=on)[0] for on in (False, True)]
+    assert whole[0] == whole[1]  # the mask is everywhere
+    data.soft_masks[..., :4] = 0.25
+    part = [step(pipe, data, masked_prior=on)[0] for on in (False, True)]
+    assert part[0] != whole[0] and part[1] > part[0]

@@ -1,0 +1,235 @@
+"""perfusion collect: an experiment's jobs joined into one table, its fronts with intervals, and which claims hold.
+
+Writes results/ablations/NAME.json, NAME.csv (a row an arm x concept x seed x operating point), NAME.png and NAME.pdf.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from perfusion.config import CONF
+from perfusion.errors import UserError
+from perfusion.evaluation.evaluate import DEFINITIONS
+from perfusion.evaluation.figure import cells, front_figure
+from perfusion.evaluation.fronts import (
+    Bootstrap,
+    all_hold,
+    check_front,
+    holds,
+    hypervolume,
+    interval,
+    matched_text,
+    pareto,
+    sign_flip,
+)
+from perfusion.evaluation.results import mean, read_result, write_csv, write_result
+
+MEASURES = {
+    "hypervolume": "area that the front dominates above the reference point, in squared cosines; higher is better",
+    "matched_text": "text similarity of one front minus that of the other at the same image similarity, mean over the "
+    "image similarities that both reach",
+}
+
+
+@dataclass
+class Arm:
+    """One condition's scores on units (concept x training seed) that every arm has. scores: {name: [U, points, P, K]}."""
+
+    points: list[dict]
+    scores: dict[str, np.ndarray]
+    folders: list[Path]
+
+
+def read_jobs(folder: Path) -> dict[str, dict[tuple[str, int], tuple[Path, dict]]]:
+    """{arm: {(concept, seed): (job folder, result)}}. Raises UserError where there are none, or of two base models."""
+    jobs = defaultdict(dict)
+    for path in sorted(folder.glob("*/result.json")):
+        result = read_result(path)
+        about, other = result["job"], jobs[result["job"]["arm"]].get((result["job"]["concept"], result["job"]["seed"]))
+        if other:
+            raise UserError(
+                f"{path.parent} and {other[0]} are both {about['arm']} of {about['concept']}, seed {about['seed']}, with "
+                "different settings; remove the folder of the settings that are not meant."
+            )
+        jobs[about["arm"]][about["concept"], about["seed"]] = (path.parent, result)
+    if not jobs:
+        raise UserError(
+            f"{folder} has no result of a job; run perfusion train -m +experiment={folder.name} first, from this folder."
+        )
+    hashes = {result["trained"]["base_hash"] for found in jobs.values() for _, result in found.values()}
+    if len(hashes) > 1:
+        raise UserError(
+            f"{folder} holds jobs of {len(hashes)} base models ({', '.join(sorted(hashes))}); remove those of the old one."
+        )
+    return dict(jobs)
+
+
+def arm_of(name: str, jobs: list[tuple[Path, dict]]) -> Arm:
+    """The jobs of one arm as arrays. Raises UserError where prompts, noises or points differ, or a front has one point."""
+    points, prompts = jobs[0][1]["points"], jobs[0][1]["prompts"]
+    seeds = jobs[0][1]["config"]["evaluation"]["seeds"]
+    check_front(name, len(points))
+    scores = defaultdict(list)
+    for folder, result in jobs:
+        if (result["points"], result["prompts"]) != (points, prompts):
+            raise UserError(
+                f"{folder} was evaluated at other points or prompts than {jobs[0][0]}; remove the older one."
+            )
+        shape, rows = (len(prompts), seeds, len(points)), result["rows"]
+        for column in rows.keys() - {"point", "prompt", "k"}:
+            values = np.array([np.nan if v is None else v for v in rows[column]], float).reshape(shape)
+            scores[column].append(values.transpose(2, 0, 1))
+    return Arm(points, {c: np.stack(v) for c, v in scores.items()}, [folder for folder, _ in jobs])
+
+
+def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict, dict[str, Arm]]:
+    """Points, fronts, intervals and claims of an experiment. jobs: of `read_jobs`."""
+    units = sorted(set.intersection(*(set(found) for found in jobs.values())))
+    if not units:
+        raise UserError(f"no concept and seed has a result in every arm of {cfg.name}; finish the sweep first.")
+    left_out = {arm: sorted(f"{c} seed {s}" for c, s in found.keys() - set(units)) for arm, found in jobs.items()}
+    arms = {name: arm_of(name, [jobs[name][u] for u in units]) for name in jobs}
+    prompts = {arm.scores["text"].shape[2] for arm in arms.values()}
+    if len(prompts) > 1:
+        raise UserError(f"the arms of {cfg.name} have {sorted(prompts)} prompts; evaluate them on the same file.")
+    boot = Bootstrap([concept for concept, _ in units], prompts.pop(), cfg.draws, cfg.seed)
+    described, fronts = {}, {}
+    for name, arm in arms.items():
+        by_column = {c: boot(_over_noises(s).transpose(0, 2, 1)) for c, s in arm.scores.items()}
+        fronts[name] = np.stack([by_column["text"], by_column["image"]], -1)  # [1 + draws, points, 2]
+        best = pareto(fronts[name][0])
+        area = hypervolume(fronts[name], tuple(cfg.reference))
+        rows = []
+        for i, point in enumerate(arm.points):
+            row = dict(point) | {c: mean([float(d[0, i])]) for c, d in sorted(by_column.items()) if d[0, i] == d[0, i]}
+            row |= {f"{c}_interval": interval(by_column[c][:, i]) for c in ("text", "image")}
+            rows.append(row | {"pareto": bool(best[i])})
+        described[name] = {
+            "points": rows, "hypervolume": mean([area[0]]), "hypervolume_interval": interval(area), "left_out": left_out[name],
+        }  # fmt: skip
+    paired = [_compared(c, arms, fronts, units, cfg) for c in comparisons]
+    result = {
+        "experiment": cfg.name,
+        "ordering_holds": all_hold([p["holds"] for p in paired]),
+        "paired": paired,
+        "concepts": sorted({c for c, _ in units}),
+        "seeds": sorted({s for _, s in units}),
+        "units": len(units),
+        "arms": described,
+        "reference": list(cfg.reference),
+        "bootstrap": {"draws": cfg.draws, "seed": cfg.seed, "level": 0.95, "resampled": "concepts, seeds, prompts"},
+        "definitions": DEFINITIONS | MEASURES | {"ordering_holds": " ".join(holds.__doc__.split())},
+    }
+    return result, arms
+
+
+def _over_noises(scores: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is known; NaN where nothing is (a fact that no prompt asks)."""
+    known = ~np.isnan(scores)
+    return np.where(known, scores, 0).sum(-1) / np.where(known.any(-1), known.sum(-1), np.nan)
+
+
+def _compared(claim: dict, arms: dict[str, Arm], fronts: dict, units: list, cfg: DictConfig) -> dict:
+    """The paired difference of two arms, its interval and test, and whether the claim holds (fronts.holds)."""
+    for arm in (claim["better"], claim["worse"]):
+        if arm not in arms:
+            raise UserError(f"arm {arm} of {cfg.name} has no result yet; run its jobs first.")
+    if claim["measure"] not in MEASURES:
+        raise UserError(f"measure={claim['measure']} is unknown; allowed are: {', '.join(MEASURES)}.")
+    a, b = fronts[claim["better"]], fronts[claim["worse"]]
+    reference = tuple(cfg.reference)
+    draws = {
+        "hypervolume": hypervolume(a, reference) - hypervolume(b, reference),
+        "matched_text": np.array([matched_text(x, y) for x, y in zip(a, b)]),
+    }
+    # The test is over concepts, each one's own fronts (means over its seeds, prompts and noises).
+    concepts = sorted({c for c, _ in units})
+    rows = [[i for i, (c, _) in enumerate(units) if c == concept] for concept in concepts]
+    own = lambda arm: [np.stack([arms[arm].scores[n][r].mean((0, 2, 3)) for n in ("text", "image")], -1) for r in rows]
+    pairs = list(zip(own(claim["better"]), own(claim["worse"])))
+    each = {
+        "hypervolume": np.array([hypervolume(x, reference) - hypervolume(y, reference) for x, y in pairs]),
+        "matched_text": np.array([matched_text(x, y) for x, y in pairs]),
+    }
+    measure = claim["measure"]
+    known = each[measure][~np.isnan(each[measure])]
+    bounds = interval(draws[measure])
+    return dict(claim) | {
+        "difference": None if np.isnan(draws[measure][0]) else mean([draws[measure][0]]),
+        "interval": bounds,
+        "holds": holds(bounds),
+        "sign_flip_p": round(sign_flip(known), 5) if len(known) else None,
+        "concepts_better": f"{int((known > 0).sum())} of {len(known)}",
+        "also": {m: {"difference": None if np.isnan(d[0]) else mean([d[0]]), "interval": interval(d)}
+                 for m, d in draws.items() if m != measure},
+    }  # fmt: skip
+
+
+def table(jobs: dict) -> dict[str, list]:
+    """Every job's operating points, a row each, as columns."""
+    rows = []
+    for arm, found in sorted(jobs.items()):
+        for (concept, seed), (folder, result) in sorted(found.items()):
+            about = {"arm": arm, "concept": concept, "seed": seed, "job": folder.name}
+            rows += [about | point for point in result["summary"]]
+    return {name: [row.get(name) for row in rows] for name in {k: None for row in rows for k in row}}
+
+
+def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
+    """Every arm's front with its intervals; below, the first concept's first prompt at three biases of each arm."""
+    pictures = {}
+    for name, arm in arms.items():
+        wanted = sorted(range(len(arm.points)), key=lambda i: arm.points[i]["beta"])
+        wanted = [wanted[round(i * (len(wanted) - 1) / 4)] for i in range(5)] if len(wanted) > 5 else wanted
+        first = read_result(arm.folders[0] / "result.json")
+        shown = cells(arm.folders[0] / "pictures.png", min(4, len(first["prompts"])), len(arm.points))
+        pictures[name] = [(f"β {arm.points[i]['beta']:g}", shown[i]) for i in wanted]
+        prompt = first["prompts"][0].replace("{}", first["concept"])
+    front_figure(
+        {name: described["points"] for name, described in result["arms"].items()},
+        pictures,
+        path,
+        f"{result['experiment']}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds",
+        f'lines through a point: 95 % intervals over concepts, seeds and prompts; below: "{prompt}"',
+    )
+
+
+def run(cfg: DictConfig) -> dict:
+    if not cfg.name:
+        known = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "sweep")
+        raise UserError(f"experiment is not given; allowed are: {', '.join(known)}.")
+    jobs = read_jobs(Path(cfg.multirun) / cfg.name)
+    result, arms = collect(jobs, OmegaConf.to_container(cfg.comparisons), cfg)
+    failed = [p for p in (Path(cfg.multirun) / cfg.name).glob("*/error.txt")]
+    result["failed"] = [p.parent.name for p in sorted(failed) if not p.with_name("result.json").exists()]
+    some = next(iter(next(iter(jobs.values())).values()))[1]
+    result |= {"prompts": some["prompts"], "config": some["config"], "scorers": some["scorers"]}
+    result |= {"surroundings": some["surroundings"], "trained": {"base_hash": some["trained"]["base_hash"]}}
+    result["seconds"] = round(sum(r["job_seconds"] for found in jobs.values() for _, r in found.values()), 1)
+    folder = Path(cfg.results)
+    write_csv(folder / f"{cfg.name}.csv", table(jobs))
+    draw_figure(result, arms, folder / f"{cfg.name}.png")
+    write_result(folder / f"{cfg.name}.json", result)
+    print(report(result))
+    print(f"written: {folder / cfg.name}.json, .csv, .png, .pdf")
+    return result
+
+
+def report(result: dict) -> str:
+    """Fronts and claims as a person reads them."""
+    lines = [f"{result['experiment']}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds"]
+    for name, arm in result["arms"].items():
+        low, high = arm["hypervolume_interval"]
+        lines.append(f"  {name:16} hypervolume {arm['hypervolume']:.4f}  [{low}, {high}]")
+        lines += [f"    left out, as another arm lacks it: {', '.join(arm['left_out'])}"] * bool(arm["left_out"])
+    for p in result["paired"]:
+        lines.append(
+            f"  {p['better']} > {p['worse']} ({p['claim']}): {p['measure']} difference {p['difference']} "
+            f"{p['interval']}, p {p['sign_flip_p']}, {p['concepts_better']} concepts: {str(p['holds']).lower()}"
+        )
+    lines.append(f"  ordering holds: {str(result['ordering_holds']).lower()}")
+    lines += [f"  {m}: {d}." for m, d in MEASURES.items()]
+    return "\n".join(lines)

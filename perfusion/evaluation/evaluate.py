@@ -1,0 +1,267 @@
+"""perfusion evaluate: one concept over prompts x noises x operating points, into result.json, scores.csv and figures.
+
+The gate is per sample, so every operating point (lock, tau, beta) of one concept is drawn in the same large batches.
+"""
+
+import itertools
+import time
+from pathlib import Path
+
+import hydra
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from tqdm import tqdm
+
+from perfusion.concept import Concept
+from perfusion.config import concept_of
+from perfusion.data import picture_paths, read_picture
+from perfusion.draw import draw
+from perfusion.emojiland.pretraining import pixels
+from perfusion.emojiland.reader import Reader, read
+from perfusion.emojiland.scenes import SIDE, Facts
+from perfusion.errors import UserError
+from perfusion.evaluation.dino import open_scorer
+from perfusion.evaluation.prompts import Prompt, read_prompts
+from perfusion.evaluation.results import mean, surroundings, write_csv, write_result
+from perfusion.models import check_model, load_pipeline
+from perfusion.pipeline import load_concepts
+
+DEFINITIONS = {
+    "text": "raw cosine (never x 2.5) of the CLIP embeddings of a drawn picture and of its prompt, the concept's word "
+    "replaced by its super-category's; higher is better",
+    "text_deleted": "as text, the concept's word deleted from the prompt instead",
+    "image": "raw cosine of the CLIP embeddings of a drawn picture and a real one, mean over all real pictures of the "
+    "concept (so that the mean over pictures is that over all pairs); higher is better",
+    "dino": "as image, with the embeddings of the timm model that evaluation.dino names",
+    "facts": "share of the facts that the prompt names (place, color, accessory, second object, art) which Emojiland's "
+    "reader finds in the drawn picture; higher is better",
+    "drawing": "1 where Emojiland's reader takes the drawn object for the concept's very drawing out of all drawings, "
+    "else 0; not asked of prompts with a second object; higher is better",
+    "read_*": "1 where Emojiland's reader finds this fact as the prompt has it, else 0; empty where it is not asked",
+    "drift": "difference of pictures of prompts without the concept's word, drawn from the same noise with and without "
+    "the concept loaded: mse is the mean squared difference of pixels in [0, 1], cosine_distance 1 - raw CLIP cosine of "
+    "the pair; without_word: the word deleted, super_category: replaced by the bare super-category word; loaded: as "
+    "users load it (off where its word is absent), always_on: the edit acts on every prompt; 0 is best",
+}
+READ = ("object", "place", "color", "accessory", "second", "art")
+
+
+def points_of(cfg: DictConfig) -> list[dict]:
+    """Operating points: every lock x tau x beta of the evaluation's lists."""
+    return [{"lock": k, "tau": t, "beta": b} for k, t, b in itertools.product(cfg.lock, cfg.tau, cfg.beta)]
+
+
+def check_evaluation(cfg: DictConfig, model: DictConfig) -> list[Prompt]:
+    """The prompts. Raises UserError, before any weights load, for an evaluation that cannot work."""
+    prompts = read_prompts(cfg.prompts, cfg.split)
+    for name in ("beta", "tau", "lock"):
+        if not OmegaConf.is_list(cfg[name]) or not cfg[name]:
+            raise UserError(f"evaluation.{name}={cfg[name]} must be a list of at least one value, as in [0.6, 0.75].")
+    for name, optional in (("beta", False), ("tau", True)):
+        for value in cfg[name]:
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and (value > 0 or name == "beta")
+            if not number and not (value is None and optional):
+                raise UserError(
+                    f"evaluation.{name} holds {value}; allowed are {'positive numbers and null' if optional else 'numbers'}."
+                )
+    if cfg.seeds < 1 or cfg.batch_size < 1:
+        raise UserError(f"evaluation.seeds={cfg.seeds}, batch_size={cfg.batch_size}: both must be at least 1.")
+    if cfg.reader and any(p.facts for p in prompts):
+        if model.resolution != SIDE:
+            raise UserError(
+                f"evaluation.reader={cfg.reader} reads pictures of {SIDE} pixels, the model draws {model.resolution}; "
+                "set evaluation.reader=null."
+            )
+        if not (Path(cfg.reader) / "config.json").exists():
+            raise UserError(
+                f"evaluation.reader={cfg.reader} has no config.json; set evaluation.reader=null, or make Emojiland's "
+                "models with `make emojiland`."
+            )
+    return prompts
+
+
+class Scores:
+    """Every score of a picture; the scorers, the real pictures' embeddings and the prompts' are computed once."""
+
+    def __init__(
+        self, prompts: list[Prompt], word: str, artist: str | None, real: list[Image.Image], cfg: DictConfig, clip: str
+    ):
+        self.prompts, self.word, self.artist = prompts, word, artist
+        self.clip, self.dino = open_scorer(clip), open_scorer(cfg.dino) if cfg.dino else None
+        self.real = embed(self.clip, real)
+        self.texts = self.clip.texts([p.with_word(word) for p in prompts])
+        self.deleted = self.clip.texts([p.without_word() for p in prompts])
+        self.real_dino = embed(self.dino, real) if self.dino else None
+        asked = cfg.reader and any(p.facts for p in prompts)
+        self.reader = Reader.load(Path(cfg.reader)) if asked else None
+
+    def of(self, pictures: list[Image.Image], which: list[int]) -> list[dict]:
+        """One dict of scores a picture; which: the index of each one's prompt."""
+        e = self.clip.images(pictures)
+        columns = {
+            "text": (e * self.texts[which]).sum(-1),
+            "text_deleted": (e * self.deleted[which]).sum(-1),
+            "image": (e @ self.real.T).mean(-1),
+        }
+        if self.dino:
+            columns["dino"] = (self.dino.images(pictures) @ self.real_dino.T).mean(-1)
+        rows = [{k: round(v[i].item(), 6) for k, v in columns.items()} for i in range(len(pictures))]
+        if self.reader:
+            facts = [Facts(self.word, self.artist, **self.prompts[i].facts) for i in which]
+            readings = read(self.reader, pixels(np.stack([np.asarray(p) for p in pictures])), facts)
+            for row, reading, i in zip(rows, readings, which):
+                said = {f"read_{name}": getattr(reading, name) for name in READ}
+                row["facts"] = mean([said[f"read_{name}"] for name in self.prompts[i].facts])
+                row |= {k: None if v is None else int(v) for k, v in (said | {"drawing": reading.drawing}).items()}
+        return rows
+
+
+def embed(scorer, pictures: list[Image.Image], batch: int = 32) -> torch.Tensor:
+    """[n, D], unit length, some pictures at a time."""
+    return torch.cat([scorer.images(pictures[i : i + batch]) for i in range(0, len(pictures), batch)])
+
+
+def seed_of(cfg: DictConfig, prompt: int, k: int) -> int:
+    return cfg.seed + 1000 * k + prompt
+
+
+@torch.no_grad()
+def score_points(
+    pipe, concept: Concept, scores: Scores, cfg: DictConfig, model: DictConfig
+) -> tuple[dict[str, list], list[list[Image.Image]]]:
+    """Columns (point, prompt, k, every score) with one row a picture, and the first prompts' pictures, a row a prompt."""
+    points = points_of(cfg)
+    todo = list(itertools.product(range(len(scores.prompts)), range(cfg.seeds), range(len(points))))
+    rows, shown = [], [[] for _ in scores.prompts[:4]]
+    handle = load_concepts(pipe, {concept.trigger: concept})
+    try:
+        for start in tqdm(range(0, len(todo), cfg.batch_size), desc=f"drawing {concept.trigger}", unit="batch"):
+            part = todo[start : start + cfg.batch_size]
+            prompts = [scores.prompts[i].with_word(concept.trigger) for i, _, _ in part]
+            seeds = [seed_of(cfg, i, k) for i, k, _ in part]
+            with handle.gate(**{name: [points[p][name] for *_, p in part] for name in ("beta", "tau", "lock")}):
+                drawn = draw(pipe, prompts, seeds, model.steps, model.guidance, batch_size=len(part))
+            for (i, k, p), picture, row in zip(part, drawn, scores.of(drawn, [i for i, _, _ in part])):
+                rows.append({"point": p, "prompt": i, "k": k} | row)
+                if k == 0 and i < len(shown):
+                    shown[i].append(picture)
+    finally:
+        handle.unload()
+    return {name: [row[name] for row in rows] for name in rows[0]}, shown
+
+
+@torch.no_grad()
+def drift(pipe, concept: Concept, scores: Scores, cfg: DictConfig, model: DictConfig) -> dict:
+    """What loading the concept does to prompts without its word (DEFINITIONS["drift"]), one picture a prompt."""
+    prompts = scores.prompts
+    seeds = [seed_of(cfg, i, 0) for i in range(len(prompts))]
+    sets = {
+        "without_word": [p.without_word() for p in prompts],
+        "super_category": [p.with_word(concept.super_category) for p in prompts],
+    }
+    drawn = lambda texts: draw(pipe, texts, seeds, model.steps, model.guidance, batch_size=cfg.batch_size)
+    base = {name: drawn(texts) for name, texts in sets.items()}
+    result = {name: {} for name in sets}
+    for mode in ("loaded", "always_on"):
+        handle = load_concepts(pipe, {concept.trigger: concept}, always_on=mode == "always_on")
+        try:
+            for name, texts in sets.items():
+                changed = drawn(texts)
+                x, y = (np.stack([np.asarray(i, np.float32) / 255 for i in part]) for part in (base[name], changed))
+                cosine = (embed(scores.clip, base[name]) * embed(scores.clip, changed)).sum(-1).mean().item()
+                distance = 0.0 if np.array_equal(x, y) else 1 - cosine
+                result[name][mode] = {
+                    "mse": round(float(((x - y) ** 2).mean()), 7),
+                    "cosine_distance": round(distance, 5),
+                }
+        finally:
+            handle.unload()
+    return result
+
+
+def summary(points: list[dict], columns: dict[str, list]) -> list[dict]:
+    """Each operating point with the mean of every score over its pictures."""
+    found = []
+    for index, point in enumerate(points):
+        here = [i for i, p in enumerate(columns["point"]) if p == index]
+        scores = {k: mean([v[i] for i in here]) for k, v in columns.items() if k not in ("point", "prompt", "k")}
+        found.append(point | scores)
+    return found
+
+
+def evaluate(
+    pipe,
+    concept: Concept,
+    real: list[Image.Image],
+    artist: str | None,
+    cfg: DictConfig,
+    model: DictConfig,
+    folder: Path,
+) -> dict:
+    """Score a concept; write pictures.png, scores.csv and front.png to `folder`; return what result.json is to hold.
+
+    real: the concept's pictures; artist: whose drawing it is, for the reader, or None.
+    """
+    from perfusion.evaluation.figure import concept_figure, contact_sheet
+
+    started = time.perf_counter()
+    prompts, points = check_evaluation(cfg, model), points_of(cfg)
+    scores = Scores(prompts, concept.super_category, artist, real, cfg, model.scorer)
+    columns, shown = score_points(pipe, concept, scores, cfg, model)
+    means = summary(points, columns)
+    result = {
+        "concept": concept.trigger,
+        "definitions": {k: v for k, v in DEFINITIONS.items() if k in columns or k in ("drift", "read_*")},
+        "summary": means,
+        "drift": drift(pipe, concept, scores, cfg, model) if cfg.drift else None,
+        "trained": {k: getattr(concept, k) for k in ("super_category", "lock", "beta", "tau", "steps", "base_hash")},
+        "scorers": {"clip": model.scorer, "dino": cfg.dino, "reader": cfg.reader if scores.reader else None},
+        "config": {"evaluation": OmegaConf.to_container(cfg, resolve=True), "concept": concept.config},
+        "prompts": [p.text for p in prompts],
+        "points": points,
+        "seconds": round(time.perf_counter() - started, 1),
+        "surroundings": surroundings(),
+        "rows": columns,
+    }
+    contact_sheet(shown, folder / "pictures.png")
+    rows = columns | {name: [points[p][name] for p in columns["point"]] for name in ("lock", "tau", "beta")}
+    write_csv(folder / "scores.csv", rows)
+    concept_figure(result, shown[0], folder / "front.png")
+    return result
+
+
+def report(result: dict) -> str:
+    """The points as a small table, followed by the definition of each column."""
+    names = [n for n in ("text", "text_deleted", "image", "dino", "facts", "drawing") if n in result["rows"]]
+    show = lambda v: "-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v)
+    lines = ["  ".join(f"{n:>12}" for n in ("lock", "tau", "beta", *names))]
+    for point in result["summary"]:
+        lines.append("  ".join(f"{show(point[n]):>12}" for n in ("lock", "tau", "beta", *names)))
+    lines += [f"{name}: {result['definitions'][name]}." for name in names]
+    if result["drift"]:
+        lines.append(f"drift: {result['drift']}\ndrift: {result['definitions']['drift']}.")
+    return "\n".join(lines)
+
+
+def run(cfg: DictConfig) -> dict:
+    folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
+    if OmegaConf.is_missing(cfg, "concept_file"):
+        raise UserError("concept_file is not given; name a trained concept, as in concept_file=teddy.safetensors.")
+    concept, beside = Concept.load(cfg.concept_file), concept_of(cfg)
+    if concept.super_category != beside.super_category:
+        raise UserError(
+            f"concept_file={cfg.concept_file} learned a {concept.super_category}, the pictures in {beside.images} show a "
+            f"{beside.super_category}; give the concept's own, as in concept={concept.super_category} or "
+            "concept.images=FOLDER."
+        )
+    check_model(cfg.model, ("path", "scorer"))
+    check_evaluation(cfg.evaluation, cfg.model)
+    real = [read_picture(p) for p in picture_paths(beside.images)]
+    pipe = load_pipeline(cfg.model, "cuda" if torch.cuda.is_available() else "cpu")
+    result = evaluate(pipe, concept, real, beside.get("artist"), cfg.evaluation, cfg.model, folder)
+    write_result(folder / "result.json", result)
+    print(report(result))
+    print(f"written: {folder / 'result.json'}, scores.csv, front.png, pictures.png")
+    return result

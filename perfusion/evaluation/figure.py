@@ -1,0 +1,142 @@
+"""Figures a person can read: fronts with direct labels, the better direction marked, real pictures at a few points."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.patheffects import withStroke
+from PIL import Image
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
+MARKERS = "osD^vPX*"
+
+
+def contact_sheet(rows: list[list[Image.Image]], path: Path) -> None:
+    """Pictures side by side, a prompt a row and an operating point a column, at their own size."""
+    width, height = rows[0][0].size
+    sheet = Image.new("RGB", (width * len(rows[0]), height * len(rows)))
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            sheet.paste(picture, (x * width, y * height))
+    part = path.with_name(f".{path.name}.part")
+    sheet.save(part, "PNG", optimize=True)
+    part.replace(path)
+
+
+def cells(path: Path, rows: int, columns: int, row: int = 0) -> list[Image.Image]:
+    """One row of a contact sheet, as pictures again."""
+    with Image.open(path) as opened:
+        sheet = opened.convert("RGB")
+    w, h = sheet.width // columns, sheet.height // rows
+    return [sheet.crop((x * w, row * h, (x + 1) * w, (row + 1) * h)) for x in range(columns)]
+
+
+def front_figure(
+    arms: dict[str, list[dict]],
+    pictures: dict[str, list[tuple[str, Image.Image]]],
+    path: Path,
+    title: str,
+    subtitle: str = "",
+) -> None:
+    """Image against text similarity, one line an arm; below, each arm's pictures. Written as `path`, and as PDF beside it.
+
+    arms: {label: points with text, image, beta, optional text_interval and image_interval}, in the order of their
+    line; pictures: {label: [(caption, picture), ...]}.
+    """
+    strips = [(label, shown) for label, shown in pictures.items() if shown]
+    columns = max([len(shown) for _, shown in strips], default=1)
+    height = 3.9 + 0.85 * len(strips)
+    figure = plt.figure(figsize=(6.2, height), layout="constrained")
+    grid = figure.add_gridspec(1 + len(strips), columns, height_ratios=[3.9, *[0.85] * len(strips)])
+    axis = figure.add_subplot(grid[0, :])
+    labels, halo = [], [withStroke(linewidth=2.5, foreground="white")]
+    for index, (label, points) in enumerate(arms.items()):
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        points = sorted(points, key=lambda p: p["beta"])
+        x, y = [p["text"] for p in points], [p["image"] for p in points]
+        axis.plot(x, y, color=color, marker=marker, markersize=5, linewidth=1.6, zorder=3)
+        for p in points:
+            if "text_interval" in p:
+                axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.7, alpha=0.5)
+                axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.7, alpha=0.5)
+        for p in {id(p): p for p in (points[0], points[-1])}.values():
+            axis.annotate(
+                f"β {p['beta']:g}",
+                (p["text"], p["image"]),
+                textcoords="offset points",
+                xytext=(5, -9),
+                fontsize=6.5,
+                color=color,
+            )
+        labels.append((label, x, y, color))
+    # Each line's name stands beside its own best-separated point: the one farthest from the other lines' points.
+    others = lambda label: [(a, b) for name, x, y, _ in labels if name != label for a, b in zip(x, y)]
+    (x0, x1), (y0, y1) = axis.get_xlim(), axis.get_ylim()
+    scale = lambda a, b: ((a - x0) / (x1 - x0 or 1), (b - y0) / (y1 - y0 or 1))
+    for label, x, y, color in labels:
+        gap = lambda point, label=label: min(
+            [(u - a) ** 2 + (v - b) ** 2 for u, v in [scale(*point)] for a, b in (scale(*o) for o in others(label))],
+            default=0.0,
+        )
+        point = max(zip(x, y), key=gap)
+        axis.annotate(
+            label.replace("_", " "), point, textcoords="offset points", xytext=(7, 6), fontsize=8.5, color=color,
+            weight="bold", zorder=4, path_effects=halo,
+        )  # fmt: skip
+    axis.margins(0.12)
+    axis.set_xlabel("text similarity (raw CLIP cosine)", fontsize=8.5)
+    axis.set_ylabel("image similarity (raw CLIP cosine)", fontsize=8.5)
+    axis.tick_params(labelsize=7.5)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.annotate(
+        "better", (0.985, 0.985), (0.9, 0.9), xycoords="axes fraction", fontsize=8, color="#555555",
+        ha="right", va="top", arrowprops={"arrowstyle": "->", "color": "#555555"},
+    )  # fmt: skip
+    axis.set_title(title, fontsize=9.5, loc="left")
+    if subtitle:
+        axis.text(0, 1.005, subtitle, transform=axis.transAxes, fontsize=7, color="#555555", va="bottom")
+        axis.set_title(title, fontsize=9.5, loc="left", pad=14)
+    order = list(arms)
+    for row, (label, shown) in enumerate(strips, 1):
+        for column, (caption, picture) in enumerate(shown):
+            cell = figure.add_subplot(grid[row, column])
+            cell.imshow(picture, interpolation="nearest" if picture.width < 128 else "antialiased")
+            cell.set_xticks([]), cell.set_yticks([])
+            cell.spines[:].set_visible(False)
+            cell.set_title(caption, fontsize=6.5, pad=2)
+            if column == 0:
+                color = COLORS[order.index(label) % len(COLORS)]
+                cell.set_ylabel(
+                    label.replace("_", " "), fontsize=7, color=color, rotation=0, ha="right", va="center", weight="bold"
+                )
+    for kind in (path.suffix, ".pdf"):
+        part = path.with_name(f".{path.stem}.part{kind}")
+        figure.savefig(part, dpi=200)
+        part.replace(path.with_suffix(kind))
+    plt.close(figure)
+
+
+def arm_name(point: dict) -> str:
+    """An operating point's line in a figure of one concept: its lock and temperature."""
+    lock, tau = point["lock"], point["tau"]
+    return " ".join([*([f"{lock} lock"] if lock else []), *([f"τ {tau:g}"] if tau else [])])
+
+
+def concept_figure(result: dict, shown: list[Image.Image], path: Path) -> None:
+    """The front of one evaluated concept; `shown`: the first prompt's picture at every point."""
+    arms, pictures = {}, {}
+    for point, picture in zip(result["summary"], shown):
+        label = arm_name(point) or result["concept"]
+        arms.setdefault(label, []).append(point)
+        pictures.setdefault(label, []).append((f"β {point['beta']:g}", picture))
+    keep = lambda found: found if len(found) <= 5 else [found[round(i * (len(found) - 1) / 4)] for i in range(5)]
+    count = len(result["prompts"]) * result["config"]["evaluation"]["seeds"]
+    front_figure(
+        arms,
+        {k: keep(v) for k, v in pictures.items()},
+        path,
+        f"{result['concept']} by inference bias β",
+        f'each point: mean over {count} pictures; below: "{result["prompts"][0].replace("{}", result["concept"])}"',
+    )

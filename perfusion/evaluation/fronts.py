@@ -1,0 +1,130 @@
+"""Image against text similarity: Pareto fronts, hypervolumes, hierarchical bootstrap, paired tests. numpy only.
+
+A point is (text, image), both better when higher; arrays of points are [..., n, 2].
+"""
+
+import itertools
+
+import numpy as np
+
+from perfusion.errors import UserError
+
+
+def pareto(points: np.ndarray) -> np.ndarray:
+    """Which of points [n, 2] no other point beats in both coordinates, bool [n]."""
+    at_least = (points[None] >= points[:, None]).all(-1)
+    above = (points[None] > points[:, None]).any(-1)
+    return ~(at_least & above).any(1)
+
+
+def hypervolume(points: np.ndarray, reference: tuple[float, float]) -> np.ndarray:
+    """Area that points [..., n, 2] dominate, above and right of the reference point; [...]."""
+    p = np.clip(points - np.asarray(reference), 0, None)
+    order = np.argsort(-p[..., 0], axis=-1, kind="stable")
+    x, y = (np.take_along_axis(p[..., i], order, -1) for i in (0, 1))
+    widths = x - np.concatenate([x[..., 1:], np.zeros_like(x[..., :1])], -1)
+    return (widths * np.maximum.accumulate(y, -1)).sum(-1)
+
+
+def matched_text(a: np.ndarray, b: np.ndarray, levels: int = 32) -> float:
+    """Text similarity of front a minus that of front b at the same image similarity, mean over what both reach.
+
+    a, b: [n, 2]. Between two points a front is taken as straight. NaN where no image similarity is reached by both.
+    """
+    low, high = max(a[:, 1].min(), b[:, 1].min()), min(a[:, 1].max(), b[:, 1].max())
+    if not low < high:
+        return float("nan")
+    at = np.linspace(low, high, levels)
+    found = []
+    for points in (a, b):
+        points = points[np.argsort(points[:, 1])]
+        best = np.maximum.accumulate(points[::-1, 0])[::-1]  # at this image similarity or a higher one
+        found.append(np.interp(at, points[:, 1], best))
+    return float((found[0] - found[1]).mean())
+
+
+def check_front(name: str, betas: int) -> None:
+    """Raises UserError where a front would be a single point."""
+    if betas < 2:
+        raise UserError(
+            f"the front of {name} has {betas} point; at least 2 operating points are needed: give evaluation.beta "
+            "several values, as in evaluation.beta=[0.6,0.75,0.9], and run it again."
+        )
+
+
+class Bootstrap:
+    """Hierarchical resampling of concepts x training seeds x prompts, as weights shared by every arm (so paired).
+
+    concepts: the concept of every unit (a unit is one trained concept: concept x training seed) [U]; prompts: P.
+    Concepts are drawn with replacement; within every drawn concept its training seeds, each time anew; prompts, with
+    their pictures, across all concepts alike. Draw 0 is the data itself.
+    """
+
+    def __init__(self, concepts: list, prompts: int, draws: int = 2000, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        names, self.of = np.unique(np.asarray(concepts), return_inverse=True)
+        counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)  # [R, C]
+        self.units = np.zeros((draws, len(concepts)))
+        for c in range(len(names)):
+            mine = np.flatnonzero(self.of == c)
+            # A concept drawn k times has k resamples of its n seeds: together k n draws among them.
+            drawn = rng.multinomial(counts[:, c] * len(mine), np.full(len(mine), 1 / len(mine)))
+            self.units[:, mine] = drawn / len(mine)
+        self.units = np.concatenate([self._even()[None], self.units]) / len(names)
+        even = np.full((1, prompts), 1 / prompts)
+        self.prompts = np.concatenate([even, rng.multinomial(prompts, even[0], size=draws) / prompts])
+
+    def _even(self) -> np.ndarray:
+        return 1 / np.bincount(self.of)[self.of]
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Means of scores [U, P, ...] under every draw, [1 + draws, ...]; NaN scores weigh nothing."""
+        known = ~np.isnan(scores)
+        flat = lambda x: x.reshape(*x.shape[:2], -1)
+        total = np.einsum("ru,upk,rp->rk", self.units, flat(np.where(known, scores, 0.0)), self.prompts, optimize=True)
+        weight = np.einsum("ru,upk,rp->rk", self.units, flat(known.astype(float)), self.prompts, optimize=True)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (total / weight).reshape(-1, *scores.shape[2:])
+
+
+def interval(draws: np.ndarray, level: float = 0.95) -> list[float | None]:
+    """Percentile interval over the draws [1 + R]; draw 0, the data itself, is left out. [None, None] where undefined."""
+    known = draws[1:][~np.isnan(draws[1:])]
+    if len(known) < 0.5 * len(draws):
+        return [None, None]
+    return [round(float(v), 6) for v in np.quantile(known, [(1 - level) / 2, (1 + level) / 2])]
+
+
+def sign_flip(differences: np.ndarray) -> float:
+    """Two-sided p of a paired sign-flip test on differences [n]: exact up to 14 pairs, else 20,000 random flips."""
+    n = len(differences)
+    if n <= 14:
+        signs = np.array(list(itertools.product((1, -1), repeat=n)))
+    else:
+        signs = np.random.default_rng(0).choice((1, -1), size=(20_000, n))
+        signs[0] = 1
+    return float((np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12).mean())
+
+
+def holds(bounds: list[float | None]) -> bool | str:
+    """What `ordering_holds` says of one claim "a is better than b".
+
+    The measure is the paired difference, a minus b, on the same concepts, training seeds, prompts and noise, of
+    either the fronts' hypervolumes (`hypervolume`) or their text similarities at matched image similarity
+    (`matched_text`); the experiment's file names which. With its 95 % bootstrap interval (`Bootstrap`):
+
+    true where the whole interval is above 0, false where the whole interval is below 0, else "undecided", which
+    includes fronts that reach no common image similarity. Of several claims together: false if any is false, true if all
+    are true, else "undecided" (`all_hold`).
+    """
+    low, high = bounds
+    if low is None or low <= 0 <= high:
+        return "undecided"
+    return low > 0
+
+
+def all_hold(found: list[bool | str]) -> bool | str | None:
+    """Of several claims together, see `holds`; None where nothing is claimed."""
+    if not found:
+        return None
+    return False if False in found else True if all(f is True for f in found) else "undecided"

@@ -1,0 +1,111 @@
+"""Prompt sets are files: Emojiland's YAML, DreamBench's prompts_and_classes.txt, CustomConcept101's prompts/*.txt."""
+
+import ast
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from yaml import YAMLError
+
+from perfusion.emojiland.vocabulary import ACCESSORIES, ARTS, CLASSES, COLORS, PLACES
+from perfusion.errors import UserError
+
+FACTS = {"place": PLACES, "color": COLORS, "accessory": ACCESSORIES, "second": CLASSES, "art": ARTS}
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """{} in `text` is the concept's word; `facts` is what Emojiland's reader should find besides the object."""
+
+    text: str
+    facts: dict[str, str] = field(default_factory=dict)
+
+    def with_word(self, word: str) -> str:
+        return self.text.replace("{}", word)
+
+    def without_word(self) -> str:
+        """The prompt with the placeholder deleted, as Textual Inversion's text score has it."""
+        return " ".join(self.text.replace("{}", " ").split())
+
+
+def read_splits(path: str | Path) -> dict[str, list[Prompt]]:
+    """{split: prompts} of a file in any of the three formats, which is told from its name and content.
+
+    Emojiland's splits are dev and final, DreamBench's object and live (subjects), CustomConcept101's one is called all.
+    Raises UserError for a missing file, one of no known format, and prompts without exactly one place for a word.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(
+            f"evaluation.prompts={path} does not exist; give Emojiland's data/prompts/emojiland.yaml, a DreamBench "
+            "prompts_and_classes.txt or a CustomConcept101 prompts/*.txt."
+        )
+    text = path.read_text(encoding="utf-8")
+    if path.suffix in (".yaml", ".yml"):
+        splits = _yaml(path, text)
+    elif "prompt_list" in text:
+        splits = _dreambench(path, text)
+    else:
+        splits = {"all": [Prompt(line.strip().replace("{0}", "{}")) for line in text.splitlines() if line.strip()]}
+    for name, prompts in splits.items():
+        if not prompts:
+            raise UserError(f"evaluation.prompts={path} has no prompts in its split {name}; write one a line.")
+        for prompt in prompts:
+            if len(re.findall(r"\{.*?\}", prompt.text)) != 1 or "{}" not in prompt.text:
+                raise UserError(
+                    f'evaluation.prompts={path} has the prompt "{prompt.text}"; exactly one {{}} for the one '
+                    "concept's word is allowed: leave out prompts of several concepts."
+                )
+    return splits
+
+
+def read_prompts(path: str | Path, split: str | None = None) -> list[Prompt]:
+    """The prompts of one split, the file's first for None. Raises UserError naming the splits it has."""
+    splits = read_splits(path)
+    if split is not None and split not in splits:
+        raise UserError(f"evaluation.split={split} is not in {path}; allowed are: {', '.join(splits)}.")
+    return splits[split or next(iter(splits))]
+
+
+def dreambench_classes(path: str | Path) -> dict[str, str]:
+    """{subject: class word} out of a prompts_and_classes.txt."""
+    lines = Path(path).read_text(encoding="utf-8").split("Prompts")[0].splitlines()
+    pairs = [line.split(",") for line in lines if line.count(",") == 1]
+    return {subject.strip(): word.strip() for subject, word in pairs if subject != "subject_name"}
+
+
+def _yaml(path: Path, text: str) -> dict[str, list[Prompt]]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.create(text))
+        splits = {
+            name: [Prompt(p["text"], {k: v for k, v in p.items() if k != "text"}) for p in prompts]
+            for name, prompts in content.items()
+        }
+    except (YAMLError, AttributeError, TypeError, KeyError, ValueError) as error:
+        raise UserError(
+            f"evaluation.prompts={path} is not a prompt file ({' '.join(str(error).split())[:120]}); "
+            "write each split as a list of {text: ..., FACT: ...}."
+        ) from error
+    for prompt in (p for prompts in splits.values() for p in prompts):
+        for fact, value in prompt.facts.items():
+            if value not in FACTS.get(fact, ()):
+                raise UserError(
+                    f'evaluation.prompts={path} says {fact}: {value} of "{prompt.text}"; allowed are '
+                    f"{fact + ': ' + ', '.join(FACTS[fact]) if fact in FACTS else 'the facts ' + ', '.join(FACTS)}."
+                )
+    return splits
+
+
+def _dreambench(path: Path, text: str) -> dict[str, list[Prompt]]:
+    """Lists of 'a {0} {1} in the jungle'.format(unique_token, class_token): here one word stands for both."""
+    splits = {}
+    for name, body in re.findall(r"(\w+)(?: Subject)? Prompts\s+prompt_list = \[(.*?)\]", text, flags=re.DOTALL):
+        literals = re.findall(r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*\.format", body)
+        splits[name.lower()] = [Prompt(ast.literal_eval(s).replace("{0} {1}", "{}")) for s in literals]
+    if not splits:
+        raise UserError(
+            f"evaluation.prompts={path} names prompt_list but has no list of prompts as DreamBench's "
+            "prompts_and_classes.txt has; fetch it from google/dreambooth again."
+        )
+    return splits

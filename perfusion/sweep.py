@@ -1,0 +1,159 @@
+"""Experiments: one job an arm x concept x seed, in multirun/NAME/KEY by its configuration; done jobs are not done again.
+
+    perfusion train -m +experiment=key_locking 'concept=glob(*)' seed=0,1,2
+
+A job trains one concept and evaluates it. Trainings lie in multirun/trainings/KEY, by the configuration of training alone,
+so arms that differ only at inference, and experiments that share an arm, share them. Both keys leave out where the
+repository lies, so a sweep can go on in another checkout.
+"""
+
+import hashlib
+import json
+import shutil
+import sys
+import traceback
+from pathlib import Path
+
+from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from perfusion.config import ASSETS, ROOT, concept_of
+from perfusion.errors import UserError
+
+OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an experiment adds to a configuration
+NOT_KEYED = ("logger", "concept_file", "resume")  # what no result depends on
+NOT_TRAINED = ("evaluation", *NOT_KEYED)  # what training's does not
+TRAININGS = "trainings"
+
+
+def resolved(cfg: DictConfig) -> DictConfig:
+    """The job's configuration: the arm's settings merged in, the experiment's own keys left out."""
+    plain = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in OF_EXPERIMENTS])
+    if OmegaConf.is_missing(cfg, "arm") or cfg.arm not in cfg.arms:
+        given = None if OmegaConf.is_missing(cfg, "arm") else cfg.arm
+        raise UserError(
+            f"arm={given} is not in experiment {cfg.name}; allowed are: {', '.join(cfg.arms)}; -m runs them all."
+        )
+    OmegaConf.set_struct(plain, True)
+    return OmegaConf.merge(plain, cfg.arms[cfg.arm] or {})
+
+
+def key(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
+    """16 hex digits of a resolved configuration. Missing values (concept=custom) count as null."""
+    if "concept" in cfg and OmegaConf.is_missing(cfg.concept, "images"):
+        cfg = OmegaConf.merge(cfg, {"concept": {"images": None, "super_category": None, "name": None}})
+    plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [k for k in cfg if k not in leave_out]), resolve=True)
+    plain.get("trainer", {}).pop("enable_progress_bar", None)
+    text = json.dumps(plain, sort_keys=True).replace(str(ASSETS), "ASSETS").replace(str(ROOT), "ROOT")
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def job_key(*, _root_: DictConfig) -> str:
+    """For hydra.sweep.subdir. An unknown arm has no key; the job itself says so."""
+    return key(resolved(_root_), NOT_KEYED) if _root_.get("arm") in _root_.arms else "unknown"
+
+
+OmegaConf.register_new_resolver("job_key", job_key, replace=True)
+
+
+def job(cfg: DictConfig) -> dict:
+    """Run one job of an experiment, unless its result is there. A failure is kept in error.txt and does not raise."""
+    from perfusion.evaluation.results import read_result, write_result, write_text
+
+    experiment = Path(HydraConfig.get().sweep.dir)
+    plain = resolved(cfg)
+    if OmegaConf.is_missing(plain.concept, "images"):
+        return _say("left out", cfg, "concept=custom names no pictures")
+    concept = concept_of(plain)
+    if concept.get("split") == "final" and plain.evaluation.split != "final":
+        return _say("left out", cfg, f"{concept.name} is for the committed evaluation (evaluation.split=final)")
+    folder = experiment / key(plain, NOT_KEYED)
+    if (folder / "result.json").exists():
+        read_result(folder / "result.json")
+        return _say("done before", cfg, concept.name)
+    about = {"experiment": cfg.name, "arm": cfg.arm, "concept": concept.name, "seed": plain.seed}
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for twin in sorted(experiment.parent.glob(f"*/{folder.name}/result.json")):  # of another experiment
+            result = read_result(twin) | {"job": about}
+            for name in ("pictures.png", "scores.csv", "front.png"):
+                shutil.copy(twin.with_name(name), folder / name)
+            break
+        else:
+            result = run(plain, concept, folder, experiment.parent / TRAININGS) | {"job": about}
+    except Exception as error:  # noqa: BLE001 (whatever it is, the other jobs go on)
+        write_text(folder / "error.txt", f"{json.dumps(about)}\n{traceback.format_exc()}")
+        return _say("FAILED", cfg, f"{concept.name}: {' '.join(str(error).split())}")
+    write_result(folder / "result.json", result)
+    (folder / "error.txt").unlink(missing_ok=True)
+    done = len(list(experiment.glob("*/result.json")))
+    return _say("done", cfg, f"{concept.name} in {result['job_seconds']:.0f} s; {done} results in {experiment}")
+
+
+def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path) -> dict:
+    """Train, or take the finished training of the same configuration; then evaluate. Returns the result."""
+    import time
+
+    import torch
+
+    from perfusion.concept import Concept
+    from perfusion.data import picture_paths, read_picture
+    from perfusion.evaluation.evaluate import check_evaluation, evaluate
+    from perfusion.models import check_model, load_pipeline
+    from perfusion.train import train
+
+    started = time.perf_counter()
+    check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
+    check_evaluation(cfg.evaluation, cfg.model)
+    home = trainings / key(cfg, NOT_TRAINED)
+    trainings.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{home}.lock"):  # jobs run side by side may need the same training: the second one waits
+        if not (home / "concept.safetensors").exists():
+            unfinished = home.with_suffix(".part")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            mine = OmegaConf.merge(cfg, {"concept_file": None, "resume": None})
+            with open_dict(mine):
+                mine.logger.save_dir = str(unfinished)
+            train(mine, unfinished)
+            (unfinished / "last.ckpt").unlink(missing_ok=True)
+            unfinished.rename(home)
+    trained = json.loads((home / "result.json").read_text())
+    real = [read_picture(p) for p in picture_paths(concept_cfg.images)]
+    pipe = load_pipeline(cfg.model, "cuda" if torch.cuda.is_available() else "cpu")
+    concept = Concept.load(home / "concept.safetensors")
+    artist = concept_cfg.get("artist")
+    result = evaluate(pipe, concept, real, artist, cfg.evaluation, cfg.model, folder)
+    training = {k: trained[k] for k in ("train_seconds", "kept_step", "trainable", "file_bytes")}
+    result["config"] = OmegaConf.to_container(cfg, resolve=True)
+    return result | {
+        "training": training | {"folder": str(home)},
+        "job_seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _say(what: str, cfg: DictConfig, more: str) -> dict:
+    number = HydraConfig.get().job.get("num", 0) if not OmegaConf.is_missing(HydraConfig.get().job, "num") else 0
+    print(f"job {number}: {what}: {cfg.name} {cfg.arm} seed {cfg.seed}: {more}", flush=True)
+    return {"status": what}
+
+
+class Failures(Callback):
+    """Hydra callback: at the end of a sweep, list the jobs that failed; the exit code is then 1."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        failed = [p for p in sorted(folder.glob("*/error.txt")) if not p.with_name("result.json").exists()]
+        done = len(list(folder.glob("*/result.json")))
+        print(f"{done} jobs done in {folder}; next: perfusion collect experiment={config.name}")
+        if failed:
+            print(f"{len(failed)} failed, and would be tried again by the same command:", file=sys.stderr)
+            for path in failed:
+                about, *_, last = path.read_text().strip().splitlines()
+                about = json.loads(about)
+                print(
+                    f"  {about['arm']} {about['concept']} seed {about['seed']}: {last[:160]} ({path})", file=sys.stderr
+                )
+            sys.exit(1)

@@ -1,0 +1,115 @@
+"""Experiments through the real command: sharing, skipping, failing, collecting."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from small import QUICK, SCORE
+
+from perfusion.evaluation.results import read_result
+
+SWEEP = ("train", "-m", "+experiment=lock_type", "concept=cat,teddy", *QUICK, *SCORE)
+
+
+def run(perfusion_here, *overrides):
+    try:
+        perfusion_here(*overrides)
+        return 0
+    except SystemExit as stop:
+        return stop.code
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    (tmp_path / "p.yaml").write_text('dev: [{text: "a {}"}, {text: "a {} at night", place: night}]')
+    return f"evaluation.prompts={tmp_path / 'p.yaml'}"
+
+
+def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
+    sweep = (*SWEEP, prompts, "concept=glob([cat,fish,custom,teddy])")
+    assert run(perfusion_here, *sweep) == 0
+    said = capsys.readouterr().out
+    assert "left out" in said and "fish* is for the committed evaluation" in said and "names no pictures" in said
+    found = sorted(Path("multirun/lock_type").glob("*/result.json"))
+    jobs = [read_result(p)["job"] for p in found]
+    assert len(found) == 6 and {(j["arm"], j["concept"]) for j in jobs} == {
+        (a, c) for a in ("local", "global", "trained_k") for c in ("cat*", "teddy*")
+    }
+    # global and local share a training
+    assert len(list(Path("multirun/trainings").glob("*/concept.safetensors"))) == 4
+    rows = {(j["arm"], j["concept"]): read_result(p) for j, p in zip(jobs, found)}
+    assert rows["global", "cat*"]["training"] == rows["local", "cat*"]["training"]
+    assert rows["global", "cat*"]["rows"]["text"] != rows["local", "cat*"]["rows"]["text"]
+    assert rows["trained_k", "cat*"]["trained"]["lock"] == "trained"
+
+    # again: nothing is done twice, within this experiment and for another that has the same arm
+    before = {p: p.stat().st_mtime_ns for p in Path("multirun").glob("*/*/*.json")}
+    assert run(perfusion_here, *sweep) == 0
+    assert {p: p.stat().st_mtime_ns for p in Path("multirun").glob("*/*/*.json")} == before
+    other = ("train", "-m", "+experiment=key_locking", "concept=cat,teddy", *QUICK, *SCORE, prompts, "arm=locked")
+    assert run(perfusion_here, *other) == 0
+    assert len(list(Path("multirun/key_locking").glob("*/result.json"))) == 2
+    assert len(list(Path("multirun/trainings").glob("*/concept.safetensors"))) == 4
+
+    assert run(perfusion_here, "collect", "experiment=lock_type", "draws=200") == 0
+    said = capsys.readouterr().out
+    assert "global > local" in said and "ordering holds: " in said
+    result = read_result("results/ablations/lock_type.json")
+    assert result["concepts"] == ["cat*", "teddy*"] and result["seeds"] == [0]
+    assert result["ordering_holds"] in (True, False, "undecided") and len(result["paired"]) == 2
+    means = (
+        [s["text"] for s in rows["local", "cat*"]["summary"]],
+        [s["text"] for s in rows["local", "teddy*"]["summary"]],
+    )
+    points = result["arms"]["local"]["points"]
+    assert [p["text"] for p in points] == pytest.approx([(a + b) / 2 for a, b in zip(*means)], abs=2e-6)
+    assert len(Path("results/ablations/lock_type.csv").read_text().splitlines()) == 1 + 2 * (2 + 5 + 2)
+    assert Path("results/ablations/lock_type.png").stat().st_size > 10_000
+
+    # what can go wrong with a folder of results
+    some = found[0]
+    kept = some.read_text()
+    some.write_text(kept.replace('"format": 1', '"format": 0', 1))
+    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert "has result format 0, this program reads 1" in capsys.readouterr().err
+    shutil.copytree(some.parent, some.parent.with_name("twice"))
+    some.write_text(kept)
+    (some.parent.with_name("twice") / "result.json").write_text(kept)
+    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert "with different settings" in capsys.readouterr().err
+
+
+def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "0.png").write_bytes(b"no picture")
+    (broken / "concept.yaml").write_text("name: dog*\nsuper_category: dog\n")
+    overrides = ("train", "-m", "+experiment=sigmoid_temperature", *QUICK, *SCORE, prompts, "evaluation.beta=[0.7]")
+    images = "concept.images=${root:data/concepts/teddy}," + str(broken)
+    assert run(perfusion_here, *overrides, "arm=tau_010", images) == 1
+    said = capsys.readouterr()
+    assert "FAILED" in said.out and "0.png cannot be read" in said.err and "1 failed" in said.err
+    assert len(list(Path("multirun/sigmoid_temperature").glob("*/result.json"))) == 1
+    (error,) = Path("multirun/sigmoid_temperature").glob("*/error.txt")
+    assert json.loads(error.read_text().splitlines()[0])["concept"] == "dog*"
+
+    for app, sentence in [
+        (("collect", "experiment=nothing"), "Could not find 'experiment/nothing'"),
+        (("collect",), "experiment is not given"),
+        (("collect", "experiment=one_shot"), "has no result of a job"),
+        (("collect", "experiment=sigmoid_temperature"), "has 1 point"),
+        (("train", "+experiment=key_locking"), "arm=None is not in experiment key_locking"),
+    ]:
+        assert run(perfusion_here, *app) == 2
+        assert sentence in capsys.readouterr().err
+
+
+def test_switches_of_the_ablations_train(perfusion_here, prompts, capsys):
+    for name, arm in [("one_shot", "one"), ("masked_prior", "prior"), ("i_star_gradient", "straight_through")]:
+        assert run(perfusion_here, "train", f"+experiment={name}", f"arm={arm}", *QUICK, *SCORE, prompts) == 0
+        (path,) = Path(f"multirun/{name}").glob("*/result.json")
+        config = read_result(path)["config"]
+        assert (config["shots"] == 1) == (name == "one_shot") and config["masked_prior"] == (name == "masked_prior")
+    files = [p.read_bytes() for p in Path("multirun/trainings").glob("*/concept.safetensors")]
+    assert len(set(files)) == 3
