@@ -160,7 +160,7 @@ def sheet(asked: list[tuple[Facts, str]], drawn: list[Image.Image], seed: int, p
         picture.paste(draw_scene(facts, np.random.default_rng([seed, i]))[0], (x, y))
         picture.paste(image, (x + side + 2, y))
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path, optimize=True)
+    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
 
 
 def run(cfg: DictConfig) -> None:
