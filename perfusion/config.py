@@ -15,6 +15,16 @@ OmegaConf.register_new_resolver("assets", lambda path: str(ASSETS / path), repla
 OmegaConf.register_new_resolver("root", lambda path: str(ROOT / path), replace=True)
 
 
+def cpu_precision() -> str:
+    """bf16-mixed where the processor multiplies bfloat16 itself (1.5-2 x faster), 32-true elsewhere."""
+    import torch
+
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "32-true"
+
+
+OmegaConf.register_new_resolver("cpu_precision", cpu_precision, replace=True)
+
+
 def concept_of(cfg: DictConfig) -> DictConfig:
     """The concept's images, name and super_category: as configured, else from concept.yaml beside the pictures.
 

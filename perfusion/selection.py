@@ -55,7 +55,10 @@ class Selection(pl.Callback):
             handle = load_concepts(pipe, {module.trigger: concept})
             seeds = [self.cfg.seed + i for i in range(len(prompts))]
             named = [p.format(module.trigger) for p in prompts]
-            drawn = draw(pipe, named, seeds, self.model.steps, self.model.guidance, batch_size=self.model.draw_batch)
+            with module.trainer.precision_plugin.forward_context():
+                drawn = draw(
+                    pipe, named, seeds, self.model.steps, self.model.guidance, batch_size=self.model.draw_batch
+                )
             handle.unload()
         pictures, texts = (
             self.scorer.images(drawn),

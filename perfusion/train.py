@@ -7,6 +7,7 @@ from pathlib import Path
 import hydra
 import pytorch_lightning as pl
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -72,6 +73,8 @@ def train(cfg: DictConfig, folder: Path) -> dict:
 
     pl.seed_everything(cfg.seed, verbose=False)
     pipe = load_pipeline(cfg.model, trainer.strategy.root_device)
+    if pipe.device.type == "cpu" and not cfg.model.get("attention"):
+        pipe.unet.set_attn_processor(AttnProcessor())  # the fused kernel's backward is slower than plain products there
     hash = getattr(pipe, "_perfusion_base_hash", None) or base_hash(text_encoder_of(pipe), pipe.unet)
     C = covariance(pipe, cfg.model, **cfg.covariance)
     module = PerfusionModule(
@@ -122,8 +125,8 @@ def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl
     """The Lightning trainer of cfg.trainer. Raises UserError where this machine has not what it asks for."""
     try:
         return pl.Trainer(
-            **cfg.trainer, max_steps=cfg.max_steps, callbacks=[checkpoint], logger=hydra.utils.instantiate(cfg.logger),
-            default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5,
+            **cfg.trainer, max_steps=cfg.max_steps, callbacks=[checkpoint], default_root_dir=folder,
+            logger=hydra.utils.instantiate(cfg.logger, save_dir=str(folder)), enable_model_summary=False, log_every_n_steps=5,
         )  # fmt: skip
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
         raise UserError(
