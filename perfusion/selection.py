@@ -47,6 +47,9 @@ class Selection(pl.Callback):
         if scores["score"] > self.best:
             self.best = scores["score"]
             concept.save(self.path)
+        since = len(self.history) - 1 - max(range(len(self.history)), key=lambda i: self.history[i]["score"])
+        if self.cfg.patience and since >= self.cfg.patience:
+            trainer.should_stop = True
 
     @torch.no_grad()
     def score(self, module: PerfusionModule, concept) -> dict:
