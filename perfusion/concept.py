@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from perfusion.errors import UserError
 from perfusion.hub import fetch
 from perfusion.projections import cross_attentions
+from perfusion.towers import text_encoder_of
+from perfusion.whole import whole
 
 FORMAT_VERSION = "1"
 LOCKS = ("local", "trained")  # what a concept is trained with; the global lock is a choice at inference
@@ -48,6 +50,11 @@ def base_hash(text_encoder: nn.Module, denoiser: nn.Module) -> str:
     layers = cross_attentions(denoiser).values()
     text = [w for name, w in text_encoder.state_dict().items() if "lora_" not in name]
     return tensors_hash([*text, *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))])
+
+
+def hash_of(pipe) -> str:
+    """`base_hash` of a pipeline, or the one that it remembers: of weights before a cast, or frozen for as long as it lives."""
+    return getattr(pipe, "_perfusion_base_hash", None) or base_hash(text_encoder_of(pipe), pipe.unet)
 
 
 @dataclass
@@ -112,11 +119,8 @@ class Concept:
         packed = zlib.compress(json.dumps(details, separators=(",", ":")).encode(), 9)
         metadata = {"version": FORMAT_VERSION, "details": base64.b85encode(packed).decode()}
         metadata |= {name: str(getattr(self, name)) for name in (*TEXTS, *NUMBERS)}
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        save_file(tensors, part, metadata)
-        os.replace(part, path)
+        with whole(path) as part:
+            save_file(tensors, part, metadata)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Concept":

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from perfusion.concept import tensors_hash
 from perfusion.errors import UserError
+from perfusion.whole import whole
 
 TOKENS = ("valid", "content", "all")
 PUBLISHED = "perfusion_pytorch"  # in place of a file's path: the C that this package ships
@@ -109,10 +110,8 @@ def _check(C: Tensor, path) -> None:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata)
-    os.replace(part, path)
+    with whole(path) as part:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata)
 
 
 def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str) -> Tensor:

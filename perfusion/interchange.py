@@ -14,12 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from perfusion.concept import Concept, base_hash
+from perfusion.concept import Concept, hash_of
 from perfusion.edit import energy, gate, target_key
 from perfusion.errors import UserError
 from perfusion.models import check_model, load_pipeline
 from perfusion.projections import cross_attentions
 from perfusion.text import TEMPLATES, add_placeholders, encode
+from perfusion.whole import whole
 
 LDM_LAYER = re.compile(
     r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:1\.)?transformer_blocks\.(\d+)\.attn2\.to_v\.target_output"
@@ -31,11 +32,8 @@ def export_textual_inversion(concept: Concept, path: str | os.PathLike) -> None:
 
     Only the word embedding goes along, without o* and gate: a weaker concept, that any program can load.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    save_file({f"<{concept.trigger}>": concept.embedding[None].contiguous()}, part, {"base_id": concept.base_id})
-    os.replace(part, path)
+    with whole(path) as part:
+        save_file({f"<{concept.trigger}>": concept.embedding[None].contiguous()}, part, {"base_id": concept.base_id})
 
 
 def ldm_to_diffusers(key: str, layers_per_block: int) -> str | None:
@@ -144,7 +142,7 @@ def import_checkpoint(
         stacklevel=2,
     )
     o_star_v: dict[str, Tensor] = {name: weights[:rows] @ targets[name][:rows] for name in widths}
-    metadata = {"base_hash": base_hash(pipe.text_encoder, pipe.unet)} | metadata
+    metadata = {"base_hash": hash_of(pipe)} | metadata
     return Concept(trigger, super_category, i_star, key, embedding, o_star_v, beta=beta, tau=tau, **metadata)
 
 

@@ -63,9 +63,8 @@ class PerfusionModule(pl.LightningModule):
             frozen.requires_grad_(False).eval()
         self.tokenizer, ids = add_placeholders(pipe.tokenizer, [trigger])
         self.token_id = ids[trigger]
-        self.encode = partial(
-            encode_pooled, self.tokenizer, text_encoder
-        )  # a Module's attribute would be saved with it
+        # Not an attribute of its own: a Module's modules are saved with it.
+        self.encode = partial(encode_pooled, self.tokenizer, text_encoder)
         # Many folders' own scheduler (Euler, PNDM) adds noise on another scale than the model was trained with.
         self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
         encoding = super_encoding(pipe.tokenizer, text_encoder, super_category)

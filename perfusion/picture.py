@@ -8,6 +8,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from PIL import Image
 
+from perfusion.whole import whole
+
 
 def grid(rows: list[tuple[str, list[tuple[str, Image.Image]]]], path: Path, cell: float = 1.25) -> None:
     """Labelled rows of captioned pictures, as PNG. rows: (label, [(caption, picture), ...]), not all of one length."""
@@ -26,10 +28,9 @@ def grid(rows: list[tuple[str, list[tuple[str, Image.Image]]]], path: Path, cell
             axis.imshow(picture, interpolation="nearest")
             axis.set_title(_wrapped(caption), fontsize=7, pad=2)
         line[0].text(-0.12, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
-    unfinished = path.with_suffix(".part")
-    figure.savefig(unfinished, format="png", dpi=160)
+    with whole(path) as part:
+        figure.savefig(part, format="png", dpi=160)
     plt.close(figure)
-    unfinished.replace(path)
 
 
 def _wrapped(text: str, width: int = 22) -> str:

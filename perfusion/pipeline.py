@@ -21,7 +21,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from perfusion.concept import Concept, base_hash
+from perfusion.concept import Concept, hash_of
 from perfusion.edit import augment, overlap
 from perfusion.errors import UserError
 from perfusion.projections import lock_o_star_k, widen
@@ -74,7 +74,7 @@ def load_concepts(
         raise UserError('concepts={} is empty; give at least one, as {"teddy*": "teddy.safetensors"}.')
     concepts = {trigger: c if isinstance(c, Concept) else Concept.load(c) for trigger, c in concepts.items()}
     base_id = str(pipe.config.get("_name_or_path", ""))
-    hash = getattr(pipe, "_perfusion_base_hash", None) or base_hash(text_encoder_of(pipe), pipe.unet)
+    hash = hash_of(pipe)
     for concept in concepts.values():
         concept.check_base(base_id, hash)
     return LoadedConcepts(pipe, concepts, always_on, global_edit)

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from perfusion.config import ASSETS, ROOT, concept_of
 from perfusion.errors import UserError
@@ -60,7 +60,8 @@ OmegaConf.register_new_resolver("job_key", job_key, replace=True)
 
 def job(cfg: DictConfig) -> dict:
     """Run one job of an experiment, unless its result is there. A failure is kept in error.txt and does not raise."""
-    from perfusion.evaluation.results import read_result, write_result, write_text
+    from perfusion.evaluation.results import read_result, write_result
+    from perfusion.whole import write_text
 
     experiment = Path(HydraConfig.get().sweep.dir)
     plain = resolved(cfg)
@@ -115,8 +116,6 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             mine = OmegaConf.merge(cfg, {"concept_file": None, "resume": None})
-            with open_dict(mine):
-                mine.logger.save_dir = str(unfinished)
             train(mine, unfinished)
             (unfinished / "last.ckpt").unlink(missing_ok=True)
             unfinished.rename(home)

@@ -1,6 +1,5 @@
 """perfusion train: pictures and a super-category in, a concept file, a result.json and a picture out."""
 
-import json
 import time
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from perfusion.concept import LOCKS, Concept, base_hash
+from perfusion.concept import LOCKS, Concept, hash_of
 from perfusion.config import CONF, concept_of
 from perfusion.data import ConceptData, picture_paths
 from perfusion.draw import draw
@@ -25,7 +24,7 @@ from perfusion.picture import grid
 from perfusion.pipeline import load_concepts
 from perfusion.selection import Selection
 from perfusion.text import add_placeholders, single_token
-from perfusion.towers import text_encoder_of
+from perfusion.whole import write_json
 
 BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
 
@@ -75,7 +74,8 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     pipe = load_pipeline(cfg.model, trainer.strategy.root_device)
     if pipe.device.type == "cpu" and not cfg.model.get("attention"):
         pipe.unet.set_attn_processor(AttnProcessor())  # the fused kernel's backward is slower than plain products there
-    hash = getattr(pipe, "_perfusion_base_hash", None) or base_hash(text_encoder_of(pipe), pipe.unet)
+    # Frozen from here on, so remembered: load_concepts asks for it at every selection.
+    hash = pipe._perfusion_base_hash = hash_of(pipe)
     C = covariance(pipe, cfg.model, **cfg.covariance)
     module = PerfusionModule(
         pipe, data.encode(pipe.vae), concept_cfg.name, concept_cfg.super_category, inverse_metric(C.C, cfg.model.shrinkage),
@@ -114,7 +114,7 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         "trainable": sum(p.numel() for p in module.parameters()), "file_bytes": file.stat().st_size,
         "covariance_condition": C.condition, "selection": selection.history,
     }  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(result, indent=1))
+    write_json(folder / "result.json", result)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     print(f"concept:  {cfg.concept_file or file}\npicture:  {folder / 'picture.png'}")
     print(f"{concept_cfg.name}: step {concept.steps} of {cfg.max_steps} kept, {seconds:.0f} s")

@@ -7,64 +7,20 @@ StableDiffusionPipeline changes a denoising step and unloading restores it to th
 changes no weight and no count.
 """
 
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
+from random_sd15 import random_pipeline
 
 from perfusion.concept import Concept, base_hash
 from perfusion.data import ConceptData
 from perfusion.module import PerfusionModule
 from perfusion.pipeline import load_concepts
 from perfusion.projections import cross_attentions
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from tiny import clip_tokenizer
-
-
-@torch.no_grad()
-def filled(module: torch.nn.Module) -> torch.nn.Module:
-    """Weights as a fresh initialization would have them, in a second: one block of noise, repeated and scaled."""
-    module = module.to_empty(device="cpu")
-    noise = torch.randn(2**22, generator=torch.Generator().manual_seed(0))
-    for name, p in module.named_parameters():
-        if p.ndim == 1:
-            p.fill_(float(name.endswith("weight")))  # norms
-        else:
-            flat, scale = p.view(-1), p[0].numel() ** -0.5
-            for start in range(0, flat.numel(), len(noise)):
-                part = flat[start : start + len(noise)]
-                part.copy_(noise[: len(part)] * scale)
-    for name, b in module.named_buffers():
-        if "position_ids" in name:
-            b.copy_(torch.arange(b.numel()).view_as(b))
-    return module.eval()
-
-
-def sd15() -> StableDiffusionPipeline:
-    """The class layout and every width of the published configurations."""
-    tokenizer = clip_tokenizer()
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12,
-                projection_dim=768, vocab_size=49408, max_position_embeddings=77,
-            )
-        )  # fmt: skip
-        vae = AutoencoderKL(
-            block_out_channels=(128, 256, 512, 512), layers_per_block=2, latent_channels=4, sample_size=512,
-            down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
-        )  # fmt: skip
-    scheduler = DDIMScheduler(1000, 0.00085, 0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
-    parts = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return StableDiffusionPipeline(filled(vae), filled(text_encoder), tokenizer, filled(unet), scheduler, **parts)
+from perfusion.whole import write_json
 
 
 def main() -> None:
@@ -75,7 +31,7 @@ def main() -> None:
         nonlocal started
         seconds[name], started = round(time.perf_counter() - started, 2), time.perf_counter()
 
-    pipe = sd15()
+    pipe = random_pipeline()
     took("build")
     layers = cross_attentions(pipe.unet)
     Image.effect_noise((64, 64), 80).convert("RGB").save(folder / "0.png")
@@ -121,10 +77,7 @@ def main() -> None:
     }
     assert (result["cross_attentions"], result["trained_numbers"]) == (16, 13_248), result
     assert result["unload_is_exact"] and result["load_changes_the_step_by"] > 0, result
-    path = Path("results/true_shapes.json")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print(write_json("results/true_shapes.json", result))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ holds one of them, in turn with the stock UNet's.
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -26,6 +25,7 @@ from perfusion.edit import augment
 from perfusion.pipeline import load_concepts
 from perfusion.projections import cross_attentions, widen
 from perfusion.text import add_placeholders, super_encoding
+from perfusion.whole import write_json
 
 
 def resident() -> float:
@@ -105,9 +105,7 @@ def main(options) -> dict:
             stock.append(without)
     result |= {"step_ms_stock": statistics.median(stock), "step_ratio": round(statistics.median(ratios), 4)}
     result |= {"threads": options.threads, "cores": os.cpu_count(), "torch": version("torch")}
-    options.results.parent.mkdir(exist_ok=True)
-    options.results.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print(write_json(options.results, result))
     return result
 
 

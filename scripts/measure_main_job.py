@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from perfusion.concept import Concept
+from perfusion.whole import write_json
 
 
 def main() -> None:
@@ -30,10 +31,7 @@ def main() -> None:
         "trainable": run["trainable"],
         "cores": os.cpu_count(),
     }
-    path = Path("results/main_job.json")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print(write_json("results/main_job.json", result))
 
 
 if __name__ == "__main__":

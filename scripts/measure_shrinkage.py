@@ -6,9 +6,6 @@ Every class word's i* is its encoding over the training templates; r and the gat
 stream than C's. A good shrinkage opens the gate at the class's own word, whatever its caption, and nowhere else.
 """
 
-import json
-from pathlib import Path
-
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -19,6 +16,7 @@ from perfusion.emojiland.captions import captions
 from perfusion.emojiland.vocabulary import CLASSES
 from perfusion.models import covariance, load_pipeline
 from perfusion.text import encode, super_encoding
+from perfusion.whole import write_json
 
 SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 CAPTIONS, SEED = 2000, 12
@@ -57,9 +55,8 @@ def main() -> None:
         "rows": rows,
         "best": best,
     }
-    path = Path("results/shrinkage.json")
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"best {best}; written: {path}")
+    write_json("results/shrinkage.json", result)
+    print(f"best {best}; written: results/shrinkage.json")
 
 
 if __name__ == "__main__":

@@ -3,17 +3,16 @@
 python scripts/measure_step_cost.py [rounds]     # writes results/step_cost.json
 """
 
-import json
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
 
 from perfusion.edit import augment
 from perfusion.projections import cross_attentions, widen
+from perfusion.whole import write_json
 
 SIZE, TOKENS, D = 32, 77, 768  # latents of 256 x 256 pictures; CLIP ViT-L/14's tokens and width
 
@@ -51,10 +50,7 @@ def main(rounds: int = 7) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    path = Path("results/step_cost.json")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print(write_json("results/step_cost.json", result))
 
 
 if __name__ == "__main__":

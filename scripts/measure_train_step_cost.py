@@ -16,7 +16,6 @@ PerfusionModule under a Lightning Trainer: latents encoded once, gradients for o
 """
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
@@ -36,6 +35,7 @@ from random_sd15 import random_pipeline
 from perfusion.data import ConceptData
 from perfusion.edit import inverse_metric
 from perfusion.module import PerfusionModule
+from perfusion.whole import write_json
 
 ARMS = ("perfusion", "textual_inversion", "textual_inversion_cached", "dreambooth_lora")
 
@@ -213,9 +213,7 @@ def main(options) -> dict:
         result[f"memory_vs_{arm}"] = round(peak["perfusion"] / peak[arm], 4)
     result |= {"threads": options.threads, "cores": os.cpu_count()}
     result |= {name: version(name) for name in ("torch", "diffusers", "peft")}
-    options.results.parent.mkdir(exist_ok=True)
-    options.results.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print(write_json(options.results, result))
     return result
 
 

@@ -3,35 +3,26 @@
 python scripts/measure_unet_cost.py     # writes results/unet_cost.json; docs/emojiland.md tells what was taken
 """
 
-import json
 import statistics
 import time
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import AttnProcessor2_0
+from omegaconf import OmegaConf
+from pretrain_unet import build
+
+from perfusion.config import CONF
+from perfusion.whole import write_json
 
 BATCH, ROUNDS = 32, 5
-# name: channels, heads, fused attention kernel
+# name: channels, heads, fused attention kernel; all else as conf/pretrain/unet.yaml has it
 SHAPES = {
     "96-160-224, 4 heads, fused attention": ([96, 160, 224], [4, 4, 4], True),
     "96-160-224, 4 heads": ([96, 160, 224], [4, 4, 4], False),
     "96-160-224, 2-4-4 heads": ([96, 160, 224], [2, 4, 4], False),
     "64-160-256, 2-4-4 heads": ([64, 160, 256], [2, 4, 4], False),
 }
-
-
-def build(channels: list[int], heads: list[int], fused: bool) -> UNet2DConditionModel:
-    unet = UNet2DConditionModel(
-        sample_size=16, in_channels=8, out_channels=8, cross_attention_dim=128, norm_num_groups=16, layers_per_block=1,
-        block_out_channels=channels, attention_head_dim=heads, mid_block_type="UNetMidBlock2D",
-        down_block_types=["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-        up_block_types=["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-    )  # fmt: skip
-    if not fused:
-        unet.set_attn_processor(AttnProcessor())
-    return unet
 
 
 def step(unet: UNet2DConditionModel, optimizer: torch.optim.Optimizer) -> float:
@@ -47,7 +38,11 @@ def step(unet: UNet2DConditionModel, optimizer: torch.optim.Optimizer) -> float:
 
 def main() -> None:
     torch.manual_seed(0)
-    unets = {name: build(*shape) for name, shape in SHAPES.items()}
+    cfg, unets = OmegaConf.load(CONF / "pretrain/unet.yaml"), {}
+    for name, (channels, heads, fused) in SHAPES.items():
+        unets[name] = build(OmegaConf.merge(cfg, {"channels": channels, "heads": heads}), 8, 16, 128)
+        if fused:
+            unets[name].set_attn_processor(AttnProcessor2_0())
     optimizers = {name: torch.optim.AdamW(unet.parameters()) for name, unet in unets.items()}
     seconds: dict[str, list[float]] = {name: [] for name in SHAPES}
     for turn in range(ROUNDS + 1):  # the first turn warms up
@@ -66,10 +61,7 @@ def main() -> None:
             for name, s in seconds.items()
         },
     }
-    path = Path("results/unet_cost.json")
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result, indent=1))
+    print(write_json("results/unet_cost.json", result))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,16 @@ def model_config(tokenizer: CLIPTokenizer, side: int) -> dict:
     }
 
 
+def save(model: open_clip.CLIP, model_cfg: dict, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write the folder that open_clip opens as local-dir:FOLDER, weights in float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {k: v.half() if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "open_clip_model.safetensors")
+    config = {"model_cfg": model_cfg, "preprocess_cfg": {"mean": HALF, "std": HALF}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1))
+    tokenizer.save_pretrained(folder)
+
+
 class JudgePretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache, tokenizer: CLIPTokenizer):
         super().__init__(cfg, len(scenes))
@@ -59,15 +69,10 @@ class JudgePretraining(Pretraining):
 @hydra.main("../conf/pretrain", "judge", version_base="1.3")
 def main(cfg) -> None:
     folder = Path(cfg.assets) / "open_clip"
-    folder.mkdir(parents=True, exist_ok=True)
     tokenizer = CLIPTokenizer.from_pretrained(Path(cfg.assets) / "pipeline/tokenizer")
     module = JudgePretraining(cfg, SceneCache(cfg.scenes, 2, held_out=True), tokenizer)
     fit(module, "judge")
-    weights = {k: v.half() if v.is_floating_point() else v for k, v in module.model.state_dict().items()}
-    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "open_clip_model.safetensors")
-    config = {"model_cfg": module.model_cfg, "preprocess_cfg": {"mean": HALF, "std": HALF}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1))
-    tokenizer.save_pretrained(folder)
+    save(module.model, module.model_cfg, tokenizer, folder)
     print(f"written: {folder}")
 
 

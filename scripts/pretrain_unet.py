@@ -42,6 +42,26 @@ def latents_of(scenes: SceneCache, vae: AutoencoderKL, part: int = 128) -> np.nd
     return np.load(file, mmap_mode="r")
 
 
+def build(cfg, latent_channels: int, side: int, width: int) -> UNet2DConditionModel:
+    """The UNet of cfg's channels, cross, layers and heads, for latents [latent_channels, side, side], encodings `width` wide."""
+    unet = UNet2DConditionModel(
+        sample_size=side,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=["CrossAttnDownBlock2D" if cross else "DownBlock2D" for cross in cfg.cross],
+        up_block_types=["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(cfg.cross)],
+        mid_block_type="UNetMidBlock2DCrossAttn" if cfg.cross[-1] else "UNetMidBlock2D",
+        block_out_channels=list(cfg.channels),
+        layers_per_block=cfg.layers,
+        attention_head_dim=list(cfg.heads),  # diffusers' name for the number of heads
+        cross_attention_dim=width,
+        norm_num_groups=16,
+    )
+    # On a CPU the fused kernel's backward is slower than plain products (docs/emojiland.md).
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
 class UNetPretraining(Pretraining):
     def __init__(self, cfg, latents: np.ndarray, ids: torch.Tensor, empty: torch.Tensor, text_encoder: CLIPTextModel):
         super().__init__(cfg, len(latents))
@@ -56,21 +76,7 @@ class UNetPretraining(Pretraining):
             set_alpha_to_one=False,
             steps_offset=1,
         )
-        self.model = UNet2DConditionModel(
-            sample_size=latents.shape[-1],
-            in_channels=latents.shape[1],
-            out_channels=latents.shape[1],
-            down_block_types=["CrossAttnDownBlock2D" if cross else "DownBlock2D" for cross in cfg.cross],
-            up_block_types=["CrossAttnUpBlock2D" if cross else "UpBlock2D" for cross in reversed(cfg.cross)],
-            mid_block_type="UNetMidBlock2DCrossAttn" if cfg.cross[-1] else "UNetMidBlock2D",
-            block_out_channels=list(cfg.channels),
-            layers_per_block=cfg.layers,
-            attention_head_dim=list(cfg.heads),  # diffusers' name for the number of heads
-            cross_attention_dim=text_encoder.config.hidden_size,
-            norm_num_groups=16,
-        )
-        # On a CPU the fused kernel's backward is slower than plain products (docs/emojiland.md).
-        self.model.set_attn_processor(AttnProcessor())
+        self.model = build(cfg, latents.shape[1], latents.shape[-1], text_encoder.config.hidden_size)
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
 
     def loss(self, rows):

@@ -9,14 +9,16 @@ from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
-def clip_tokenizer() -> CLIPTokenizer:
-    """CLIP's own tokenizer out of open_clip's vocabulary file: 49,408 tokens, as SD 1.5 has."""
+def clip_tokenizer(limit: int = 77, pad: str = "<|endoftext|>") -> CLIPTokenizer:
+    """CLIP's own tokenizer, out of open_clip's vocabulary file: what openai/clip-vit-large-patch14 has; pad "!" as SDXL's
+    second tokenizer and SD 2.1's."""
     path = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
     lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
     merges = [tuple(line.split()) for line in lines]
     bytes_ = list(open_clip.tokenizer.bytes_to_unicode().values())
     words = [*bytes_, *(b + "</w>" for b in bytes_), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={w: i for i, w in enumerate(words)}, merges=merges, model_max_length=77)
+    vocabulary = {word: i for i, word in enumerate(words)}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=limit, pad_token=pad)
 
 
 def random_pipeline(tiny: bool = False) -> StableDiffusionPipeline:

@@ -7,7 +7,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from tiny import louder, unet, vae
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -86,37 +87,14 @@ def folder(tmp_path_factory):
             pad_token_id=tokenizer.pad_token_id,
         )
     )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        block_out_channels=(16, 32),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=32,
-        attention_head_dim=4,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(8, 16),
-        norm_num_groups=4,
-        latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-    )
-    # A fresh initialization all but ignores the text; louder encodings make the pictures depend on it.
-    with torch.no_grad():
-        text_encoder.get_input_embeddings().weight.mul_(20)
-        for attention in cross_attentions(unet).values():
-            attention.to_v.weight.mul_(4)
-            attention.to_out[0].weight.mul_(4)
+    denoiser, autoencoder = unet(32), vae()
+    louder(denoiser, text_encoder)
     scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     pipe = StableDiffusionPipeline(
-        vae,
+        autoencoder,
         text_encoder,
         tokenizer,
-        unet,
+        denoiser,
         scheduler,
         safety_checker=None,
         feature_extractor=None,

@@ -1,19 +1,19 @@
 """A whole small Emojiland built in seconds: the shipped VAE, tokenizer and text encoder, all else tiny and random."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
+import pretrain_judge
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from open_clip import CLIP
 from PIL import Image
 from safetensors.torch import save_file
+from tiny import louder
 from transformers import AutoTokenizer, CLIPTextModel
 
 from perfusion.emojiland.reader import Reader
-from perfusion.projections import cross_attentions
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "perfusion/assets/emojiland/pipeline"
@@ -37,32 +37,17 @@ def build(assets: Path) -> Path:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=text_encoder.config.hidden_size,
     )  # fmt: skip
-    with torch.no_grad():  # a fresh initialization all but ignores the text
-        for attention in cross_attentions(unet).values():
-            attention.to_v.weight.mul_(8)
-            attention.to_out[0].weight.mul_(8)
+    louder(unet, by=8)
     scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     StableDiffusionPipeline(
         vae, text_encoder, tokenizer, unet, scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     ).save_pretrained(folder / "pipeline")  # fmt: skip
-    _judge(folder / "open_clip", tokenizer)
+    config = pretrain_judge.model_config(tokenizer, 64)
+    judge = CLIP(config["embed_dim"], config["vision_cfg"], dict(config["text_cfg"]))
+    pretrain_judge.save(judge, config, tokenizer, folder / "open_clip")
     Reader(width=4).save(folder / "reader")
     return assets
-
-
-def _judge(folder: Path, tokenizer) -> None:
-    """open_clip's model as scripts/pretrain_judge.py makes it, untrained."""
-    spec = importlib.util.spec_from_file_location("pretrain_judge", ROOT / "scripts/pretrain_judge.py")
-    judge = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(judge)
-    config = judge.model_config(tokenizer, 64)
-    folder.mkdir(parents=True)
-    model = CLIP(config["embed_dim"], config["vision_cfg"], dict(config["text_cfg"]))
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    preprocess = {"mean": judge.HALF, "std": judge.HALF}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
-    tokenizer.save_pretrained(folder)
 
 
 def timm_folder(folder: Path) -> Path:

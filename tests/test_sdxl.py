@@ -8,9 +8,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
+from random_sd15 import clip_tokenizer
 from test_module import fit, frozen, loss_of, make
 from test_pipeline import close, draw
-from tiny import clip_tokenizer, sd21, sdxl
+from tiny import sd21, sdxl
 
 from perfusion.concept import Concept, base_hash
 from perfusion.covariance import second_moment

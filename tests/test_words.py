@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import clip_tokenizer
+from random_sd15 import clip_tokenizer
 
 from perfusion.errors import UserError
 from perfusion.text import add_placeholders, has_token, single_token, tokenize, twin_prompts

@@ -1,7 +1,5 @@
-"""Tiny random models in the class layout of the real ones: SD 2.1, SDXL, PixArt-Sigma; and CLIP's true tokenizer."""
+"""Tiny random models in the class layout of the real ones: SD 2.1, SDXL, PixArt-Sigma."""
 
-import gzip
-import json
 from pathlib import Path
 
 import open_clip
@@ -15,22 +13,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from safetensors.torch import save_file
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from pretrain_judge import save
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from perfusion.projections import cross_attentions
-
-
-def clip_tokenizer(limit: int = 77, pad: str = "<|endoftext|>") -> CLIPTokenizer:
-    """CLIP's own tokenizer, out of open_clip's vocabulary file: what openai/clip-vit-large-patch14 has; pad "!" as SDXL's
-    second tokenizer and SD 2.1's."""
-    path = Path(open_clip.__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
-    lines = gzip.decompress(path.read_bytes()).decode().split("\n")[1 : 49152 - 256 - 2 + 1]
-    merges = [tuple(line.split()) for line in lines]
-    bytes_ = list(open_clip.tokenizer.bytes_to_unicode().values())
-    words = [*bytes_, *(b + "</w>" for b in bytes_), *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {word: i for i, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=limit, pad_token=pad)
 
 
 def text_encoder(tokenizer, width: int, kind=CLIPTextModel, **more):
@@ -68,13 +54,13 @@ def unet(width: int, **more) -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def louder(denoiser, *text_encoders) -> None:
+def louder(denoiser, *text_encoders, by: float = 4) -> None:
     """A fresh initialization all but ignores the text; louder encodings make the pictures depend on it."""
     for encoder in text_encoders:
         encoder.get_input_embeddings().weight.mul_(20)
     for attention in cross_attentions(denoiser).values():
-        attention.to_v.weight.mul_(4)
-        attention.to_out[0].weight.mul_(4)
+        attention.to_v.weight.mul_(by)
+        attention.to_out[0].weight.mul_(by)
 
 
 def sd21(tokenizer) -> StableDiffusionPipeline:
@@ -143,9 +129,5 @@ def open_clip_folder(tokenizer, folder: Path) -> str:
         },
     }  # fmt: skip
     model = open_clip.CLIP(shape["embed_dim"], shape["vision_cfg"], dict(shape["text_cfg"]))
-    folder.mkdir()
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    preprocess = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": shape, "preprocess_cfg": preprocess}))
-    tokenizer.save_pretrained(folder)
+    save(model, shape, tokenizer, folder)
     return f"local-dir:{folder}"

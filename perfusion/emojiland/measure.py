@@ -21,6 +21,7 @@ from perfusion.evaluation.clip import ClipScorer
 from perfusion.masks import segment
 from perfusion.models import load_pipeline
 from perfusion.text import single_token, tokenize
+from perfusion.whole import write_json
 
 SCENES = 77_001  # seed of no pretraining stream
 
@@ -99,9 +100,9 @@ def attention_lift(pipe, count: int = 64, side: int = 16) -> float:
     return round(float(np.mean(lifts)), 3)
 
 
-def judged(cfg: DictConfig, pipe) -> dict:
+def judged(cfg: DictConfig, pipe, reader: Reader) -> dict:
     """What the other models reach on scenes never trained on: VAE, scorer, segmenter, attention, reader."""
-    scorer, reader = ClipScorer(cfg.model.scorer), Reader.load(Path(cfg.reader))
+    scorer = ClipScorer(cfg.model.scorer)
     scenes, every = SceneCache(1000, SCENES, held_out=False), SceneCache(1000, SCENES, held_out=True)
     return {
         "vae_psnr_db": psnr(pipe.vae, scenes),
@@ -137,14 +138,12 @@ def measure(cfg: DictConfig) -> dict:
         "seconds_per_image_in_batches": round(seconds, 3),
     }
     if cfg.models:
-        result |= judged(cfg, pipe)
+        result |= judged(cfg, pipe, reader)
     result["config"] = OmegaConf.to_container(cfg, resolve=False)
-    path = Path(cfg.results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(cfg.results, result)
     sheet(asked[:64], drawn[:64], cfg.seed, Path(cfg.sheet))
     print(json.dumps({k: v for k, v in result.items() if k != "config"}, indent=1))
-    print(f"written: {path}, {cfg.sheet}")
+    print(f"written: {cfg.results}, {cfg.sheet}")
     return result
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
+from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import home
 
 
@@ -64,7 +65,7 @@ def fit(module: Pretraining, name: str) -> None:
     trainer = pl.Trainer(
         max_steps=cfg.steps,
         max_time=timedelta(minutes=cfg.minutes) if cfg.minutes else None,
-        precision=cfg.precision if torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported() else "32-true",
+        precision=cfg.precision if torch.cuda.is_available() or native_bfloat16() else "32-true",
         callbacks=callbacks,
         logger=CSVLogger(folder, "log"),  # a resumed run logs beside the earlier parts of its curve
         log_every_n_steps=50,

@@ -9,6 +9,8 @@ import matplotlib.pyplot as plt
 from matplotlib.patheffects import withStroke
 from PIL import Image
 
+from perfusion.whole import whole
+
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
 MARKERS = "osD^vPX*"
 
@@ -20,9 +22,8 @@ def contact_sheet(rows: list[list[Image.Image]], path: Path) -> None:
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             sheet.paste(picture, (x * width, y * height))
-    part = path.with_name(f".{path.name}.part")
-    sheet.save(part, "PNG", optimize=True)
-    part.replace(path)
+    with whole(path) as part:
+        sheet.save(part, "PNG", optimize=True)
 
 
 def cells(path: Path, rows: int, columns: int, row: int = 0) -> list[Image.Image]:
@@ -112,9 +113,8 @@ def front_figure(
                     label.replace("_", " "), fontsize=7, color=color, rotation=0, ha="right", va="center", weight="bold"
                 )
     for kind in (path.suffix, ".pdf"):
-        part = path.with_name(f".{path.stem}.part{kind}")
-        figure.savefig(part, dpi=200)
-        part.replace(path.with_suffix(kind))
+        with whole(path.with_suffix(kind)) as part:
+            figure.savefig(part, format=kind[1:], dpi=200)
     plt.close(figure)
 
 

@@ -13,17 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from perfusion.errors import UserError
+from perfusion.whole import write_text
 
 FORMAT = 1
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Written to a temporary name, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def write_result(path: str | Path, result: dict) -> None:
