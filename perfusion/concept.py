@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from perfusion.errors import UserError
 from perfusion.hub import fetch
 from perfusion.projections import cross_attentions
+from perfusion.remember import remembered
 from perfusion.towers import text_encoder_of
 from perfusion.whole import whole
 
@@ -47,14 +48,21 @@ def base_hash(text_encoder: nn.Module, denoiser: nn.Module) -> str:
     """Hash of what a concept depends on: the text encoder's weights and every cross-attention's W_K and W_V.
 
     Of LoRAs that are loaded beside it a concept does not depend: they are left out."""
+    return tensors_hash(base_weights(text_encoder, denoiser))
+
+
+def base_weights(text_encoder: nn.Module, denoiser: nn.Module) -> list[Tensor]:
     layers = cross_attentions(denoiser).values()
     text = [w for name, w in text_encoder.state_dict().items() if "lora_" not in name]
-    return tensors_hash([*text, *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))])
+    return [*text, *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))]
 
 
 def hash_of(pipe) -> str:
-    """`base_hash` of a pipeline, or the one that it remembers: of weights before a cast, or frozen for as long as it lives."""
-    return getattr(pipe, "_perfusion_base_hash", None) or base_hash(text_encoder_of(pipe), pipe.unet)
+    """`base_hash` of a pipeline, computed once for as long as its weights stay (or of those before a cast)."""
+    if hasattr(pipe, "_perfusion_base_hash"):
+        return pipe._perfusion_base_hash
+    parts = text_encoder_of(pipe), pipe.unet
+    return remembered(pipe, "hash", base_weights(*parts), lambda: base_hash(*parts))
 
 
 @dataclass

