@@ -19,9 +19,9 @@ from perfusion.emojiland.vocabulary import CLASSES
 LENGTH = 8  # tokens of "a photo of a teddy" and a little more
 
 
-def build(tokenizer: CLIPTokenizer, rows: int, side: int) -> CLIPSegForImageSegmentation:
+def build(cfg, tokenizer: CLIPTokenizer, side: int) -> CLIPSegForImageSegmentation:
     text = {
-        "vocab_size": rows,
+        "vocab_size": cfg.vocabulary,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
@@ -32,22 +32,22 @@ def build(tokenizer: CLIPTokenizer, rows: int, side: int) -> CLIPSegForImageSegm
         "pad_token_id": tokenizer.pad_token_id,
     }
     vision = {
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 4,
+        "hidden_size": cfg.width,
+        "intermediate_size": 2 * cfg.width,
+        "num_hidden_layers": cfg.layers,
         "num_attention_heads": 4,
         "image_size": side,
-        "patch_size": 8,
+        "patch_size": cfg.patch,
     }
     config = CLIPSegConfig(
         text_config=text,
         vision_config=vision,
         projection_dim=64,
-        extract_layers=[1, 2, 3],
+        extract_layers=list(range(1, cfg.layers)),
         reduce_dim=64,
         conditional_layer=0,
         decoder_num_attention_heads=4,
-        decoder_intermediate_size=256,
+        decoder_intermediate_size=128,
     )
     return CLIPSegForImageSegmentation(config)
 
@@ -58,7 +58,7 @@ class SegmenterPretraining(Pretraining):
         self.scenes = scenes
         self.words = list(CLASSES)
         self.ids = tokenizer(self.words, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-        self.model = build(tokenizer, cfg.vocabulary, scenes.images.shape[1])
+        self.model = build(cfg, tokenizer, scenes.images.shape[1])
 
     def loss(self, rows):
         # One in five is asked of a class that is not there: the mask is then empty.
