@@ -37,6 +37,11 @@ def read_picture(path: Path) -> Image.Image:
         ) from error
 
 
+def real_pictures(folder: str | Path) -> list[Image.Image]:
+    """A concept's pictures as scores see them: RGB, what is transparent white, whole."""
+    return [on_white(read_picture(path)) for path in picture_paths(folder)]
+
+
 class ConceptData:
     """`count` pictures as latents [n, C, h, w] and masks [n, 1, h, w] in [0, 1]; n is doubled by mirroring.
 

@@ -100,7 +100,7 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
     import torch
 
     from perfusion.concept import Concept
-    from perfusion.data import picture_paths, read_picture
+    from perfusion.data import real_pictures
     from perfusion.evaluation.evaluate import check_evaluation, evaluate
     from perfusion.models import check_model, load_pipeline
     from perfusion.train import train
@@ -120,7 +120,7 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
             (unfinished / "last.ckpt").unlink(missing_ok=True)
             unfinished.rename(home)
     trained = json.loads((home / "result.json").read_text())
-    real = [read_picture(p) for p in picture_paths(concept_cfg.images)]
+    real = real_pictures(concept_cfg.images)
     pipe = load_pipeline(cfg.model, "cuda" if torch.cuda.is_available() else "cpu")
     concept = Concept.load(home / "concept.safetensors")
     artist = concept_cfg.get("artist")

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from perfusion.concept import Concept
 from perfusion.config import concept_of
-from perfusion.data import picture_paths, read_picture
+from perfusion.data import real_pictures
 from perfusion.draw import draw
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import Reader, read
@@ -258,7 +258,7 @@ def run(cfg: DictConfig) -> dict:
         )
     check_model(cfg.model, ("path", "scorer"))
     check_evaluation(cfg.evaluation, cfg.model)
-    real = [read_picture(p) for p in picture_paths(beside.images)]
+    real = real_pictures(beside.images)
     pipe = load_pipeline(cfg.model, "cuda" if torch.cuda.is_available() else "cpu")
     result = evaluate(pipe, concept, real, beside.get("artist"), cfg.evaluation, cfg.model, folder)
     write_result(folder / "result.json", result)
