@@ -19,6 +19,7 @@ APPS = {  # name: (module, what it does)
     "generate": ("perfusion.generate", "draw prompts with learned concepts"),
     "evaluate": ("perfusion.evaluation.evaluate", "score a concept over prompts, noises and operating points"),
     "collect": ("perfusion.evaluation.collect", "join an experiment's jobs into one table, with intervals"),
+    "report": ("perfusion.report", "one self-contained HTML page of a run or of an experiment"),
     "covariance": ("perfusion.measure_covariance", "measure a model's C over captions, into a file"),
     "import": ("perfusion.interchange", "turn a .ckpt concept of ChenDarYen's Perfusion into a concept file"),
     "measure": ("perfusion.emojiland.measure", "measure Emojiland's models on what they never saw"),

@@ -150,6 +150,8 @@ class PerfusionModule(pl.LightningModule):
                 "halve the rate, or use trainer.precision=32-true."
             )
         self.log("loss", loss, prog_bar=True, batch_size=len(x))
+        at = (ids == self.token_id).to(gated.device)
+        self.log("gate", gated[..., -2][at].mean().detach(), batch_size=len(x))  # at the concept's own token
         self.log("i_star_moved", (self.i_star - here).norm() / here.norm(), batch_size=len(x))
         return loss
 

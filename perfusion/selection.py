@@ -9,6 +9,7 @@ from PIL import Image
 
 from perfusion.draw import draw
 from perfusion.evaluation.clip import ClipScorer
+from perfusion.evaluation.figure import contact_sheet
 from perfusion.module import PerfusionModule
 from perfusion.pipeline import load_concepts
 
@@ -32,6 +33,7 @@ class Selection(pl.Callback):
         self.cfg, self.model, self.scorer, self.metadata, self.path = cfg, model, scorer, metadata, path
         self.real = scorer.images(real)
         self.best, self.history = float("-inf"), []
+        self.drawn: list[tuple[str, Image.Image]] = []  # the last step's prompts and pictures
 
     def on_train_batch_end(self, trainer, module: PerfusionModule, outputs, batch, batch_idx) -> None:
         step = trainer.global_step
@@ -63,6 +65,10 @@ class Selection(pl.Callback):
                     pipe, named, seeds, self.model.steps, self.model.guidance, batch_size=self.model.draw_batch
                 )
             handle.unload()
+        self.drawn = list(zip(named, drawn))
+        shown = self.path.parent / "selection"
+        shown.mkdir(exist_ok=True)
+        contact_sheet([drawn], shown / f"{module.global_step:04d}.png")
         pictures, texts = (
             self.scorer.images(drawn),
             self.scorer.texts([p.format(module.super_category) for p in prompts]),

@@ -23,7 +23,7 @@ from perfusion.config import ASSETS, ROOT, concept_of
 from perfusion.errors import UserError
 
 OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an experiment adds to a configuration
-NOT_KEYED = ("logger", "concept_file", "resume")  # what no result depends on
+NOT_KEYED = ("logger", "concept_file", "resume", "attention")  # what no result depends on
 NOT_TRAINED = ("evaluation", *NOT_KEYED)  # what training's does not
 TRAININGS = "trainings"
 
@@ -67,6 +67,8 @@ def job(cfg: DictConfig) -> dict:
     plain = resolved(cfg)
     if OmegaConf.is_missing(plain.concept, "images"):
         return _say("left out", cfg, "concept=custom names no pictures")
+    if "wandb" in plain.logger and not plain.logger.wandb.group:
+        plain.logger.wandb.group = cfg.name
     concept = concept_of(plain)
     if concept.get("split") == "final" and plain.evaluation.split != "final":
         return _say("left out", cfg, f"{concept.name} is for the committed evaluation (evaluation.split=final)")
@@ -125,6 +127,10 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
     concept = Concept.load(home / "concept.safetensors")
     artist = concept_cfg.get("artist")
     result = evaluate(pipe, concept, real, artist, cfg.evaluation, cfg.model, folder)
+    if "wandb" in cfg.logger:
+        from perfusion.dashboard import show_front
+
+        show_front(cfg, result, folder)
     training = {k: trained[k] for k in ("train_seconds", "kept_step", "trainable", "file_bytes")}
     result["config"] = OmegaConf.to_container(cfg, resolve=True)
     return result | {

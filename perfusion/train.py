@@ -24,17 +24,31 @@ from perfusion.picture import grid
 from perfusion.pipeline import load_concepts
 from perfusion.selection import Selection
 from perfusion.text import add_placeholders, single_token
+from perfusion.where import attention_rows, look
 from perfusion.whole import write_json
 
 BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
 
 
 def train(cfg: DictConfig, folder: Path) -> dict:
-    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, masks.png, picture.png and last.ckpt to
-    `folder`.
+    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, metrics.csv, masks.png, picture.png,
+    attention.png, selection/STEP.png and last.ckpt to `folder`.
 
     Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work.
     """
+    failed = True
+    try:
+        result = _train(cfg, folder)
+        failed = False
+        return result
+    finally:
+        if "wandb" in cfg.logger:
+            from perfusion.dashboard import finish
+
+            finish(failed)
+
+
+def _train(cfg: DictConfig, folder: Path) -> dict:
     started = time.perf_counter()
     concept_cfg = concept_of(cfg)
     check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
@@ -98,6 +112,11 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     scorer = ClipScorer(cfg.model.scorer)
     selection = Selection(cfg.selection, cfg.model, scorer, data.pictures, metadata, file)
     trainer.callbacks.insert(0, selection)
+    remote = next((logger for logger in trainer.loggers if type(logger).__name__ == "WandbLogger"), None)
+    if remote:
+        from perfusion.dashboard import Dashboard, show_end
+
+        trainer.callbacks.insert(1, Dashboard(remote, selection, settings, folder))
     micro = cfg.max_steps * cfg.trainer.accumulate_grad_batches
     trainer.fit(module, range(micro), ckpt_path=cfg.resume, weights_only=True)
     seconds = time.perf_counter() - started
@@ -109,6 +128,8 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         concept.save(cfg.concept_file)
     module.widened.restore()
     show(pipe, concept, data, cfg, folder / "picture.png")
+    if cfg.attention:
+        show_attention(pipe, concept, cfg, folder / "attention.png")
     result = {
         "concept": concept_cfg.name, "train_seconds": round(seconds, 1), "kept_step": concept.steps,
         "trainable": sum(p.numel() for p in module.parameters()), "file_bytes": file.stat().st_size,
@@ -116,6 +137,8 @@ def train(cfg: DictConfig, folder: Path) -> dict:
     }  # fmt: skip
     write_json(folder / "result.json", result)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    if remote:
+        show_end(remote, folder, concept)
     print(f"concept:  {cfg.concept_file or file}\npicture:  {folder / 'picture.png'}")
     print(f"{concept_cfg.name}: step {concept.steps} of {cfg.max_steps} kept, {seconds:.0f} s")
     return result
@@ -125,8 +148,8 @@ def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl
     """The Lightning trainer of cfg.trainer. Raises UserError where this machine has not what it asks for."""
     try:
         return pl.Trainer(
-            **cfg.trainer, max_steps=cfg.max_steps, callbacks=[checkpoint], default_root_dir=folder,
-            logger=hydra.utils.instantiate(cfg.logger, save_dir=str(folder)), enable_model_summary=False, log_every_n_steps=5,
+            **cfg.trainer, max_steps=cfg.max_steps, callbacks=[checkpoint], logger=loggers_of(cfg.logger, folder),
+            default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5,
         )  # fmt: skip
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
         raise UserError(
@@ -134,6 +157,22 @@ def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl
             f"allowed are: {', '.join(sorted(p.stem for p in (CONF / 'trainer').glob('*.yaml')))}, on a machine that has "
             "what they name."
         ) from error
+
+
+def loggers_of(logger: DictConfig, folder: Path) -> list:
+    """The one logger of conf/logger/csv.yaml, or several by name; each writes to `folder` unless its save_dir says else."""
+    several = [logger] if "_target_" in logger else [logger[name] for name in logger]
+    return [hydra.utils.instantiate(one, save_dir=one.get("save_dir") or str(folder)) for one in several]
+
+
+@torch.no_grad()
+def show_attention(pipe, concept: Concept, cfg: DictConfig, path: Path) -> None:
+    """Where the words of the selection's first four prompts are looked at."""
+    prompts = [p.format(concept.trigger) for p in cfg.selection.prompts[:4]]
+    handle = load_concepts(pipe, {concept.trigger: concept})
+    looked = look(pipe, prompts, [cfg.selection.seed + i for i in range(len(prompts))], cfg.model)
+    handle.unload()
+    grid(attention_rows(looked), path)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from perfusion.config import CONF
 from perfusion.sweep import key, resolved
+from perfusion.train import loggers_of
 
 APPS = sorted(p.stem for p in CONF.glob("*.yaml"))
 CHOICES = sorted((p.parent.name, p.stem) for p in CONF.glob("*/*.yaml") if p.parent.name != "pretrain")
@@ -21,11 +22,11 @@ def compose(folder: Path, name: str, overrides=()):
 
 @pytest.mark.parametrize("app", APPS)
 def test_apps_compose(app):
-    assert ("model" in compose(CONF, app)) == (app != "collect")
+    assert ("model" in compose(CONF, app)) == (app not in ("collect", "report"))
 
 
 @pytest.mark.parametrize("group, name", CHOICES)
-def test_choices_compose(group, name):
+def test_choices_compose(group, name, tmp_path):
     cfg = compose(CONF, "train", [f"{'+' * (group == 'experiment')}{group}={name}"])
     if group == "experiment":  # its arms override what is there, and the claims are about them
         arms = list(cfg.get("arms", {}))
@@ -35,7 +36,8 @@ def test_choices_compose(group, name):
         return
     assert OmegaConf.to_container(cfg, resolve=name != "custom")[group]
     if group == "logger":
-        hydra.utils.instantiate(cfg.logger)
+        kinds = [type(logger).__name__ for logger in loggers_of(cfg.logger, tmp_path)]
+        assert kinds == ["CSVLogger", *(["WandbLogger"] if name == "wandb" else [])]
 
 
 @pytest.mark.parametrize("name", PRETRAIN)

@@ -262,6 +262,10 @@ def run(cfg: DictConfig) -> dict:
     pipe = load_pipeline(cfg.model, "cuda" if torch.cuda.is_available() else "cpu")
     result = evaluate(pipe, concept, real, beside.get("artist"), cfg.evaluation, cfg.model, folder)
     write_result(folder / "result.json", result)
+    if "wandb" in cfg.logger:
+        from perfusion.dashboard import show_front
+
+        show_front(cfg, result, folder)
     print(report(result))
     print(f"written: {folder / 'result.json'}, scores.csv, front.png, pictures.png")
     return result

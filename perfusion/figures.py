@@ -1,0 +1,164 @@
+"""What the paper's figures share: a column's width, colours, files, and the concepts that --from-scratch trains.
+
+python scripts/figure_NAME.py                  # from committed results, in seconds: results/figures/NAME.svg and .png
+python scripts/figure_NAME.py --from-scratch [Hydra overrides of perfusion train]
+"""
+
+import sys
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from PIL import Image
+
+from perfusion.config import CONF
+from perfusion.errors import UserError
+from perfusion.evaluation.figure import COLORS, MARKERS, contact_sheet
+from perfusion.evaluation.results import read_result, write_result
+
+WIDTH = 85 / 25.4  # inches: one column
+RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
+STYLE = {"font.size": 6.5, "axes.linewidth": 0.6, "svg.fonttype": "path", "svg.hashsalt": "perfusion"}
+
+
+def main(draw, make=None) -> None:
+    """A script's command line. draw(): the figure from result files; make(overrides): those files, anew."""
+    arguments = sys.argv[1:]
+    try:
+        if arguments[:1] == ["--from-scratch"] and make:
+            make(arguments[1:])
+        elif arguments:
+            allowed = "--from-scratch, followed by overrides of perfusion train" if make else "none"
+            raise UserError(f"argument {arguments[0]} is unknown; allowed are: {allowed}.")
+        with plt.rc_context(STYLE):
+            print(f"written: {', '.join(map(str, draw()))}")
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def save(figure, name: str) -> list[Path]:
+    """Write results/figures/NAME.svg and .png, whole or not at all."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    written = []
+    for kind in ("svg", "png"):
+        path = RESULTS / f"{name}.{kind}"
+        part = path.with_name(f".{name}.part.{kind}")
+        figure.savefig(part, dpi=300, metadata={"Date": None} if kind == "svg" else None)
+        part.replace(path)
+        written.append(path)
+    plt.close(figure)
+    return written
+
+
+def needed(path: Path, command: str) -> dict:
+    """A committed result. Raises UserError with the command that makes it."""
+    if not path.exists():
+        raise UserError(f"{path} does not exist; make it with {command}.")
+    return read_result(path)
+
+
+def ablation(name: str) -> dict:
+    return needed(
+        ABLATIONS / f"{name}.json",
+        f"perfusion train -m +experiment={name} 'concept=glob(*)' seed=0,1,2 and then perfusion collect experiment={name}",
+    )
+
+
+def kept(name: str) -> tuple[dict, list[list[Image.Image]]]:
+    """What --from-scratch wrote: its numbers and its pictures, row by row."""
+    result = needed(
+        RESULTS / name / "result.json", f"python scripts/figure_{name.removeprefix('figure_')}.py --from-scratch"
+    )
+    return result, sheet(RESULTS / name / "pictures.png", *result["sheet"])
+
+
+def sheet(path: Path, rows: int, columns: int) -> list[list[Image.Image]]:
+    with Image.open(path) as opened:
+        whole = opened.convert("RGB")
+    w, h = whole.width // columns, whole.height // rows
+    return [[whole.crop((x * w, y * h, (x + 1) * w, (y + 1) * h)) for x in range(columns)] for y in range(rows)]
+
+
+def keep(name: str, result: dict, rows: list[list[Image.Image]]) -> None:
+    """Write a figure's numbers and its pictures (rows of equal length) to results/figures/NAME/."""
+    folder = RESULTS / name
+    folder.mkdir(parents=True, exist_ok=True)
+    contact_sheet(rows, folder / "pictures.png")
+    write_result(folder / "result.json", result | {"sheet": [len(rows), len(rows[0])]})
+
+
+def trained(lock: str, overrides: list[str]):
+    """A concept learned with this lock, the base model, and the configuration; trained once into outputs/figures/LOCK-KEY."""
+    from perfusion.concept import Concept
+    from perfusion.config import concept_of
+    from perfusion.models import load_pipeline
+    from perfusion.sweep import NOT_TRAINED, key
+    from perfusion.train import train
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*overrides, f"lock={lock}", "attention=false"])
+    folder = Path("outputs/figures") / f"{lock}-{key(cfg, NOT_TRAINED)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "result.json").exists():
+        train(cfg, folder)
+    concept = Concept.load(folder / "concept.safetensors")
+    return concept, load_pipeline(cfg.model), cfg, concept_of(cfg)
+
+
+def about(concept, cfg: DictConfig) -> dict:
+    names = ("trigger", "super_category", "lock", "beta", "tau", "steps", "base_hash", "config")
+    return {
+        "trained": {n: getattr(concept, n) for n in names},
+        "steps": cfg.model.steps,
+        "guidance": cfg.model.guidance,
+    }
+
+
+def cell(axis, picture: Image.Image | None, above: str = "", left: str = "") -> None:
+    """One picture without axes, a caption above, a row's name on its left."""
+    axis.set_xticks([]), axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    if picture is None:
+        return axis.set_visible(False)
+    axis.imshow(picture, interpolation="nearest" if picture.width < 128 else "antialiased")
+    if above:
+        axis.set_title(above, fontsize=6, pad=2)
+    if left:
+        axis.set_ylabel(left, fontsize=6.5, rotation=0, ha="right", va="center")
+
+
+def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
+    """Fronts of several arms with direct labels: image against text similarity, 95 % intervals as thin lines."""
+    ends = []
+    for index, (arm, label) in enumerate(names.items()):
+        color = COLORS[index]
+        points = sorted(arms[arm], key=lambda p: p["beta"])
+        x, y = [p["text"] for p in points], [p["image"] for p in points]
+        axis.plot(x, y, color=color, marker=MARKERS[index], markersize=2.5, linewidth=1)
+        for p in points:
+            axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.4, alpha=0.45)
+            axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.4, alpha=0.45)
+        ends.append((label, color, x, y))
+    axis.margins(0.15, 0.2)
+    # Names stand in the corner, one below the other, in their line's colour and with its marker: short lines overlap.
+    for index, (label, color, *_) in enumerate(ends):
+        y = 0.03 + 0.1 * (len(ends) - 1 - index)
+        axis.plot([0.04], [y + 0.025], MARKERS[index], color=color, markersize=2.5, transform=axis.transAxes)
+        axis.text(0.08, y, label, transform=axis.transAxes, color=color, fontsize=6, weight="bold")
+    axis.tick_params(labelsize=5.5, length=2, pad=1)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def verdict(paired: dict) -> str:
+    """A claim's outcome in a few words."""
+    if paired["difference"] is None:
+        return "undecided"
+    low, high = paired["interval"]
+    holds = {True: "holds", False: "does not hold"}.get(paired["holds"], "undecided")
+    bounds = "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
+    return f"{holds}: {paired['difference']:+.4f}{bounds}"

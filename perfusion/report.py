@@ -1,0 +1,200 @@
+"""perfusion report: a run or an experiment as one self-contained HTML page: no scripts, nothing loaded from elsewhere."""
+
+import base64
+import csv
+import html
+import io
+import json
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from omegaconf import DictConfig
+
+from perfusion.config import CONF
+from perfusion.errors import UserError
+from perfusion.evaluation.results import read_result, write_text
+
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222}
+h1{margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid #ccc}img,svg{max-width:100%;height:auto}
+table{border-collapse:collapse;font-size:13px}td,th{padding:2px 8px;text-align:right;border-bottom:1px solid #ddd}
+td:first-child,th:first-child{text-align:left}pre{background:#f5f5f5;padding:1em;overflow:auto;font-size:12px}
+figure{margin:0 0 1em}figcaption{font-size:13px;color:#555}.small img{image-rendering:pixelated;height:96px}"""
+CURVES = {  # metrics.csv: what its axis says
+    "loss": "loss (masked denoising error)",
+    "gate": "gate at the concept's token",
+    "i_star_moved": "distance of i* from its target, share of norm",
+}
+SCORES = ("text", "text_deleted", "image", "dino", "facts", "drawing")
+
+
+def picture(path: Path, caption: str, kind: str = "") -> str:
+    """An inlined PNG, or nothing where there is none."""
+    if not path.exists():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    caption = html.escape(caption)
+    return f'<figure class="{kind}"><img alt="{caption}" src="data:image/png;base64,{data}">' + (
+        f"<figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def table(rows: list[dict], columns: list[str]) -> str:
+    show = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else html.escape(str(v))
+    head = "".join(f"<th>{html.escape(c.replace('_', ' '))}</th>" for c in columns)
+    body = "".join("<tr>" + "".join(f"<td>{show(row.get(c))}</td>" for c in columns) + "</tr>" for row in rows)
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def section(title: str, *parts: str) -> str:
+    """Nothing where all its parts are empty."""
+    return f"<h2>{html.escape(title)}</h2>\n" + "\n".join(parts) if any(parts) else ""
+
+
+def page(title: str, subtitle: str, sections: list[str]) -> str:
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(subtitle)}</p>\n"
+        + "\n".join(s for s in sections if s)
+        + "</body></html>\n"
+    )
+
+
+def curves(metrics: Path, selection: list[dict]) -> str:
+    """Training's curves and the selection's scores as one inlined SVG; nothing where there are none."""
+    rows = list(csv.DictReader(metrics.open())) if metrics.exists() else []
+    lines = {name: [(int(r["step"]), float(r[name])) for r in rows if r.get(name)] for name in CURVES}
+    shown = [(label, {"": lines[name]}) for name, label in CURVES.items() if lines[name]]
+    if selection and "text" in selection[0]:
+        by_score = {k: [(s["step"], s[k]) for s in selection] for k in ("image", "text", "score")}
+        shown.append(("selection (raw CLIP cosines)", by_score))
+    if not shown:
+        return ""
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.1 * len(shown), 2.4), squeeze=False, layout="constrained")
+    for axis, (label, parts) in zip(axes[0], shown):
+        for name, color in zip(parts, ("#0072B2", "#D55E00", "#000000")):
+            x, y = zip(*parts[name])
+            axis.plot(x, y, color=color, linewidth=1.3, marker="o" if len(x) < 20 else None, markersize=3)
+            axis.annotate(name, (x[-1], y[-1]), textcoords="offset points", xytext=(3, 2), fontsize=7, color=color)
+        axis.set_title(label, fontsize=8, loc="left")
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    out = io.StringIO()
+    figure.savefig(out, format="svg")
+    plt.close(figure)
+    svg = out.getvalue()
+    return svg[svg.index("<svg") :]  # without the XML declaration and its address
+
+
+def of_training(folder: Path) -> str:
+    result = json.loads((folder / "result.json").read_text())
+    steps = sorted((folder / "selection").glob("*.png"))
+    config = (folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else ""
+    facts = [{"what": k.replace("_", " "), "value": v} for k, v in result.items() if k not in ("selection", "concept")]
+    return page(
+        f"{result['concept']}: training",
+        f"{folder.resolve().name}: step {result['kept_step']} kept after {result['train_seconds']} s",
+        [
+            section("Pictures", picture(folder / "picture.png", "photos, the base model, the concept at three biases")),
+            section("Curves", curves(folder / "metrics.csv", result["selection"])),
+            section("Masks", picture(folder / "masks.png", "what the loss sees of each picture")),
+            section(
+                "Attention", picture(folder / "attention.png", "where each word is looked at (blue none, yellow most)")
+            ),
+            section("Selection, step by step", *(picture(p, f"step {int(p.stem)}", "small") for p in steps)),
+            section("Numbers", table(facts, ["what", "value"])),
+            section("Configuration", f"<pre>{html.escape(config)}</pre>" if config else ""),
+        ],
+    )
+
+
+def of_evaluation(folder: Path) -> str:
+    result = read_result(folder / "result.json")
+    columns = ["beta", "tau", "lock", *(c for c in SCORES if c in result["rows"])]
+    meant = [{"score": k, "definition": v} for k, v in result["definitions"].items()]
+    return page(
+        f"{result['concept']}: evaluation",
+        f"{len(result['prompts'])} prompts, {len(result['points'])} operating points, {result['seconds']} s",
+        [
+            section("Pareto front", picture(folder / "front.png", "image against text similarity, by bias")),
+            section("Operating points", table(result["summary"], columns)),
+            section("Pictures", picture(folder / "pictures.png", "first prompts (rows) at every point (columns)")),
+            section("Definitions", table(meant, ["score", "definition"])),
+            section("Configuration", f"<pre>{html.escape(json.dumps(result['config'], indent=1))}</pre>"),
+        ],
+    )
+
+
+def of_experiment(name: str, joined: Path, jobs: Path) -> str:
+    """An experiment's joined result, and its jobs' fronts where they still lie in `jobs`."""
+    if not joined.exists():
+        raise UserError(
+            f"{joined} does not exist; make it with perfusion train -m +experiment={name} 'concept=glob(*)' seed=0,1,2 "
+            f"and then perfusion collect experiment={name}."
+        )
+    result = read_result(joined)
+    claims = [p | {"holds": str(p["holds"]).lower(), "interval": str(p["interval"])} for p in result["paired"]]
+    arms = [{"arm": arm, "hypervolume": a["hypervolume"], "95 %": str(a["hypervolume_interval"])}
+            for arm, a in result["arms"].items()]  # fmt: skip
+    points = [{"arm": arm} | p for arm, a in result["arms"].items() for p in a["points"]]
+    meant = [{"measure": k, "definition": v} for k, v in result["definitions"].items()]
+    fronts = []
+    for path in sorted(jobs.glob("*/result.json")):
+        about = read_result(path)["job"]
+        fronts.append(picture(path.with_name("front.png"), f"{about['arm']}, {about['concept']}, seed {about['seed']}"))
+    columns = [
+        "better",
+        "worse",
+        "claim",
+        "measure",
+        "difference",
+        "interval",
+        "sign_flip_p",
+        "concepts_better",
+        "holds",
+    ]
+    return page(
+        f"Experiment {name}",
+        f"{len(result['concepts'])} concepts x {len(result['seeds'])} seeds; ordering holds: "
+        f"{str(result['ordering_holds']).lower()}",
+        [
+            section("Fronts", picture(joined.with_suffix(".png"), "image against text similarity, by arm")),
+            section("Claims", table(claims, columns)),
+            section("Arms", table(arms, ["arm", "hypervolume", "95 %"])),
+            section("Operating points", table(points, ["arm", "beta", "tau", "lock", "text", "image", "pareto"])),
+            section("Definitions", table(meant, ["measure", "definition"])),
+            section("Jobs", *fronts),
+            section("Configuration", f"<pre>{html.escape(json.dumps(result['config'], indent=1))}</pre>"),
+        ],
+    )
+
+
+def run(cfg: DictConfig) -> Path:
+    """Write the page; returns its path. Raises UserError where there is nothing to report on."""
+    if bool(cfg.run) == bool(cfg.name):
+        known = ", ".join(sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "sweep"))
+        raise UserError(
+            f"run={cfg.run} and experiment={cfg.name}: give one of them, a folder that perfusion train or evaluate wrote, "
+            f"or an experiment out of {known}."
+        )
+    if cfg.name:
+        joined = Path(cfg.results) / f"{cfg.name}.json"
+        text, path = of_experiment(cfg.name, joined, Path(cfg.multirun) / cfg.name), joined.with_suffix(".html")
+    else:
+        folder = Path(cfg.run)
+        if not (folder / "result.json").is_file():
+            raise UserError(
+                f"run={folder} has no result.json; give the folder of a finished perfusion train or perfusion evaluate."
+            )
+        try:
+            trained = "selection" in json.loads((folder / "result.json").read_text())
+        except ValueError as error:
+            raise UserError(f"run={folder} has a damaged result.json ({error}); run it again.") from error
+        text, path = (of_training if trained else of_evaluation)(folder), folder / "report.html"
+    path = Path(cfg.output) if cfg.output else path
+    write_text(path, text)
+    print(f"written: {path}")
+    return path

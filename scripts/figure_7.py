@@ -1,0 +1,44 @@
+"""Figure 7: the effect of the inference bias beta on one prompt and one noise.
+
+python scripts/figure_7.py                     # results/figures/figure_7/ -> results/figures/figure_7.svg, .png
+python scripts/figure_7.py --from-scratch      # learn the teddy, draw anew
+"""
+
+import matplotlib.pyplot as plt
+
+from perfusion import figures
+
+BETAS = (0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
+PROMPTS, SEED = ("a {} on a beach", "a {} wearing a hat"), 5000
+
+
+def make(overrides: list[str]) -> None:
+    from perfusion.draw import draw as draw_pictures
+    from perfusion.pipeline import load_concepts
+
+    concept, pipe, cfg, _ = figures.trained("local", overrides)
+    handle, rows = load_concepts(pipe, {concept.trigger: concept}), []
+    named = [p.format(concept.trigger) for p in PROMPTS]
+    for prompt in named:
+        with handle.gate(beta=list(BETAS)):
+            drawn = [prompt] * len(BETAS), [SEED] * len(BETAS), cfg.model.steps, cfg.model.guidance
+            rows.append(draw_pictures(pipe, *drawn, batch_size=len(BETAS)))
+    figures.keep("figure_7", figures.about(concept, cfg) | {"prompts": named, "seed": SEED, "betas": BETAS}, rows)
+
+
+def draw() -> list:
+    result, rows = figures.kept("figure_7")
+    betas = result["betas"]
+    figure, axes = plt.subplots(
+        len(rows), len(betas), figsize=(figures.WIDTH, 0.62 * len(rows) + 0.45), squeeze=False, layout="constrained"
+    )
+    for line, row, prompt in zip(axes, rows, result["prompts"]):
+        for axis, picture, beta in zip(line, row, betas):
+            figures.cell(axis, picture, f"β = {beta:g}")
+        line[0].text(0, -0.06, f'"{prompt}"', transform=line[0].transAxes, fontsize=6, va="top", style="italic")
+    figure.supxlabel("← more likeness          inference bias          more of the prompt →", fontsize=6.5)
+    return figures.save(figure, "figure_7")
+
+
+if __name__ == "__main__":
+    figures.main(draw, make)

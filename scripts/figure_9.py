@@ -1,0 +1,63 @@
+"""Figure 9: the five comparisons of fronts, from results/ablations/*.json.
+
+python scripts/figure_9.py                     # -> results/figures/figure_9.svg, .png
+python scripts/figure_9.py --quick             # out of figure_9_quick.json -> figure_9_quick.svg, .png
+
+Its results are made by perfusion train -m +experiment=NAME and perfusion collect experiment=NAME.
+"""
+
+import sys
+
+import matplotlib.pyplot as plt
+
+from perfusion import figures
+
+PANELS = {  # experiment: (title, {arm: label}, {arm in figure_9_quick: label})
+    "one_shot": ("(a) pictures", {"all": "all", "one": "one"}, {"base": "all", "one_shot": "one"}),
+    "key_locking": (
+        "(b) keys",
+        {"locked": "locked", "trained_k": "trained"},
+        {"base": "locked", "trained_k": "trained"},
+    ),
+    "zero_shot_mask": ("(c) mask", {"mask": "with", "no_mask": "without"}, {"base": "with", "no_mask": "without"}),
+    "sigmoid_bias": (
+        "(d) training bias β",
+        {"bias_060": ".60", "bias_075": ".75", "bias_090": ".90"},
+        {"bias_060": ".60", "base": ".75", "bias_090": ".90"},
+    ),
+    "sigmoid_temperature": (
+        "(e) inference τ",
+        {"tau_005": ".05", "tau_010": ".10", "tau_015": ".15", "tau_020": ".20"},
+        {"base": ".10", "tau_015": ".15"},
+    ),
+}
+
+
+def draw(quick: bool = False) -> list:
+    results = {name: figures.ablation("figure_9_quick" if quick else name) for name in PANELS}
+    figure, axes = plt.subplots(3, 2, figsize=(figures.WIDTH, figures.WIDTH * 1.45), layout="constrained")
+    for axis, (name, (title, full, short)) in zip(axes.flat, PANELS.items()):
+        result, names = results[name], short if quick else full
+        figures.front(axis, {arm: found["points"] for arm, found in result["arms"].items()}, names)
+        said = [p for p in result["paired"] if {p["better"], p["worse"]} <= set(names)]
+        lines = [f"{names[p['better']]} > {names[p['worse']]} {figures.verdict(p)}" for p in said]
+        axis.set_title("\n".join([title, *lines]), fontsize=5, loc="left")
+    some = next(iter(results.values()))
+    note = axes.flat[-1]
+    note.set_axis_off()
+    note.annotate("", (0.42, 0.95), (0.2, 0.73), arrowprops={"arrowstyle": "->"}, xycoords="axes fraction")
+    text = "\n".join([
+        "better: up and right", "", f"{len(some['concepts'])} concepts x {len(some['seeds'])} seeds",
+        "a point: one inference bias", "thin lines: 95 % intervals", "above: the claim, the paired",
+        "difference and its interval",
+    ])  # fmt: skip
+    note.text(0.02, 0.66, text, fontsize=6, va="top", transform=note.transAxes)
+    figure.supxlabel("text similarity (raw CLIP cosine)", fontsize=6.5)
+    figure.supylabel("image similarity (raw CLIP cosine)", fontsize=6.5)
+    return figures.save(figure, "figure_9_quick" if quick else "figure_9")
+
+
+if __name__ == "__main__":
+    quick = "--quick" in sys.argv[1:]
+    sys.argv[1:] = [a for a in sys.argv[1:] if a != "--quick"]
+    figures.main(lambda: draw(quick))

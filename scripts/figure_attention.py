@@ -1,0 +1,54 @@
+"""Figures 2 and 11: where the words are looked at, with locked and with trained keys, and the share inside the object.
+
+python scripts/figure_attention.py                 # results/figures/attention/ -> attention.svg, .png
+python scripts/figure_attention.py --from-scratch  # learn the teddy twice, draw and measure anew
+"""
+
+import matplotlib.pyplot as plt
+
+from perfusion import figures
+
+PROMPT = "a {} next to a car"
+MEASURED = ("a {} on a beach", "a {} wearing a hat", "a {} next to a car", "a {} in the snow")
+NOISES, FIRST = 4, 5000
+
+
+def make(overrides: list[str]) -> None:
+    from perfusion.pipeline import load_concepts
+    from perfusion.where import heat_overlay, look, shares
+
+    rows, numbers = [], {}
+    for lock in ("local", "trained"):
+        concept, pipe, cfg, _ = figures.trained(lock, overrides)
+        load_concepts(pipe, {concept.trigger: concept})
+        named = [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)]
+        seeds = [FIRST + k for _ in MEASURED for k in range(NOISES)]
+        looked = look(pipe, named, seeds, cfg.model)
+        numbers[lock] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
+        shown = next(one for one in looked if one.prompt == PROMPT.format(concept.trigger))
+        words = [w for w in shown.maps if len(w) > 2]
+        rows.append([shown.picture, *(heat_overlay(shown.picture, shown.maps[word]) for word in words)])
+    result = {"words": words, "prompt": shown.prompt, "seeds": seeds, "shares": numbers}
+    figures.keep("attention", figures.about(concept, cfg) | result, rows)
+
+
+def draw() -> list:
+    result, rows = figures.kept("attention")
+    figure, axes = plt.subplots(
+        2, len(rows[0]), figsize=(figures.WIDTH, 2.2), squeeze=False, layout="constrained"
+    )  # fmt: skip
+    for line, row, (lock, found) in zip(axes, rows, result["shares"].items()):
+        for axis, picture, above in zip(line, row, ["drawn", *result["words"]]):
+            figures.cell(axis, picture, above)
+        line[0].set_ylabel({"local": "locked K", "trained": "trained K"}[lock], fontsize=6.5)
+        said = (
+            f"share inside the object: its word {found['concept']:.2f}, other words {found['others']:.2f} "
+            f"(area {found['area']:.2f}; {len(found['rows'])} pictures)"
+        )
+        line[0].text(0, -0.08, said, transform=line[0].transAxes, fontsize=5.5, va="top")
+    figure.supxlabel(f'"{result["prompt"]}"; blue: not looked at, yellow: most', fontsize=6, style="italic")
+    return figures.save(figure, "attention")
+
+
+if __name__ == "__main__":
+    figures.main(draw, make)

@@ -1,0 +1,61 @@
+"""The teaser: a few pictures of one thing, a small file, and the thing in new prompts.
+
+python scripts/figure_teaser.py                 # results/figures/teaser/ -> teaser.svg, .png
+python scripts/figure_teaser.py --from-scratch  # learn the teddy, draw anew
+"""
+
+import matplotlib.pyplot as plt
+
+from perfusion import figures
+
+PROMPTS = ("a {} on a beach", "a {} in the snow", "a {} wearing a hat", "a {} next to a car", "a blue {} in the desert")
+SEED = 5000
+
+
+def make(overrides: list[str]) -> None:
+    from PIL import ImageOps
+
+    from perfusion.data import picture_paths, read_picture
+    from perfusion.draw import draw as draw_pictures
+    from perfusion.masks import on_white
+    from perfusion.pipeline import load_concepts
+
+    concept, pipe, cfg, beside = figures.trained("local", overrides)
+    side, seeds = cfg.model.resolution, [SEED + i for i in range(len(PROMPTS))]
+    photos = [ImageOps.fit(on_white(read_picture(p)), (side, side)) for p in picture_paths(beside.images)]
+    draw_all = lambda word: draw_pictures(
+        pipe,
+        [p.format(word) for p in PROMPTS],
+        seeds,
+        cfg.model.steps,
+        cfg.model.guidance,
+        batch_size=cfg.model.draw_batch,
+    )
+    base = draw_all(concept.super_category)
+    load_concepts(pipe, {concept.trigger: concept})
+    rows = [(photos * len(PROMPTS))[: len(PROMPTS)], base, draw_all(concept.trigger)]
+    result = {"prompts": PROMPTS, "seeds": seeds, "photos": min(len(photos), len(PROMPTS))}
+    figures.keep("teaser", figures.about(concept, cfg) | result, rows)
+
+
+def draw() -> list:
+    result, rows = figures.kept("teaser")
+    trained = result["trained"]
+    names = (
+        f"pictures of\n{trained['trigger']}",
+        f"base model,\n{trained['super_category']}",
+        f"with\n{trained['trigger']}",
+    )
+    figure, axes = plt.subplots(3, len(rows[0]), figsize=(figures.WIDTH, 2.15), squeeze=False, layout="constrained")
+    for y, (line, row, name) in enumerate(zip(axes, rows, names)):
+        for x, (axis, picture) in enumerate(zip(line, row)):
+            prompt = result["prompts"][x].replace("{}", "*").removeprefix("a ")
+            words = prompt.split()
+            half = (len(words) + 1) // 2
+            above = " ".join(words[:half]) + "\n" + " ".join(words[half:]) if y == 1 else ""
+            figures.cell(axis, picture if y or x < result["photos"] else None, above, name if x == 0 else "")
+    return figures.save(figure, "teaser")
+
+
+if __name__ == "__main__":
+    figures.main(draw, make)

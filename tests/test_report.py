@@ -1,0 +1,63 @@
+"""perfusion report on real small runs, opened in a real browser where there is one."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small import QUICK, SCORE
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    (tmp_path / "p.yaml").write_text('dev: [{text: "a {}"}, {text: "a {} at night", place: night}]')
+    return f"evaluation.prompts={tmp_path / 'p.yaml'}"
+
+
+def self_contained(path: Path) -> str:
+    text = path.read_text()
+    assert "<script" not in text and not re.search(r"""(src|href)=["'](?!data:|#)""", text)
+    return text
+
+
+def test_pages(perfusion_here, prompts, tmp_path, capsys):
+    perfusion_here("train", *QUICK, "max_steps=6", "hydra.run.dir=run")
+    perfusion_here("report", "run=run")
+    trained = self_contained(Path("run/report.html"))
+    for title in ("Pictures", "Curves", "Attention", "Selection, step by step", "Numbers", "Configuration"):
+        assert f"<h2>{title}</h2>" in trained, title
+    assert "<svg" in trained and "gate at the concept" in trained and "max_steps: 6" in trained
+
+    sweep = ("train", "-m", "+experiment=key_locking", "concept=cat,teddy", *QUICK, *SCORE, prompts)
+    perfusion_here(*sweep)
+    perfusion_here("collect", "experiment=key_locking", "draws=50")
+    perfusion_here("report", "experiment=key_locking")
+    joined = self_contained(Path("results/ablations/key_locking.html"))
+    assert "<h2>Claims</h2>" in joined and joined.count("data:image/png") == 5  # the joined front and four jobs'
+    job = next(Path("multirun/key_locking").glob("*/result.json")).parent
+    perfusion_here("report", f"run={job}", "output=one.html")
+    assert "<h2>Pareto front</h2>" in self_contained(Path("one.html"))
+
+    capsys.readouterr()
+    for overrides, sentence in [
+        ((), "give one of them"),
+        (("run=gone",), "run=gone has no result.json"),
+        (("experiment=one_shot",), "make it with perfusion train -m +experiment=one_shot"),
+    ]:
+        with pytest.raises(SystemExit) as stop:
+            perfusion_here("report", *overrides)
+        assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+    if not CHROMIUM.exists():
+        pytest.skip("pages are written; /usr/bin/chromium, which would open them, is not installed")
+    shot = tmp_path / "shot.png"
+    command = [CHROMIUM, *FLAGS, "--window-size=1000,2400", f"--user-data-dir={tmp_path / 'profile'}",
+               f"--screenshot={shot}", (tmp_path / "run/report.html").as_uri()]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    seen = np.asarray(Image.open(shot).convert("RGB"))
+    assert seen.shape == (2400, 1000, 3) and (seen[:1200] < 128).any(-1).mean() > 0.01  # text and pictures are there

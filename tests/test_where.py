@@ -1,0 +1,58 @@
+"""Attention maps by word: the hook changes nothing, the maps are probabilities, the share is what it says."""
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+from perfusion.attention import attention_maps
+from perfusion.draw import draw
+from perfusion.pipeline import load_concepts
+from perfusion.where import attention_rows, heat_overlay, inside, look, word_positions
+
+MODEL = OmegaConf.create({"steps": 2, "guidance": 4.0, "draw_batch": 2})
+
+
+def test_recording_changes_no_picture_and_no_processor(pipe, make_concept):
+    load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    prompts, seeds = ["a teddy* on the beach", "a teddy* in the snow", "the teddy*"], [1, 2, 3]
+    before = dict(pipe.unet.attn_processors)
+    plain = draw(pipe, prompts, seeds, 2, 4.0, batch_size=2)
+    looked = look(pipe, prompts, seeds, MODEL, side=8)
+    assert pipe.unet.attn_processors == before
+    for a, one in zip(plain, looked, strict=True):
+        difference = np.abs(np.asarray(a, int) - np.asarray(one.picture, int))
+        assert difference.max() <= 1  # SDPA against the plain product: rounding alone
+    assert [list(one.maps) for one in looked] == [["a", "teddy*", "on", "the", "beach"], ["a", "teddy*", "in", "the", "snow"],
+                                                  ["the", "teddy*"]]  # fmt: skip
+    alone = look(pipe, prompts[1:2], seeds[1:2], MODEL, side=8)[0]
+    assert torch.allclose(alone.maps["teddy*"], looked[1].maps["teddy*"], atol=1e-5)  # not the empty prompt's half
+    assert not torch.allclose(alone.maps["teddy*"], looked[0].maps["teddy*"], atol=1e-5)
+    assert len(attention_rows(looked)[0][1]) == 6 and heat_overlay(plain[0], alone.maps["a"]).size == plain[0].size
+
+
+def test_unet_with_the_hook_is_the_unet(pipe):
+    x, e = torch.randn(2, 4, 8, 8), torch.randn(2, 16, 32)
+    with torch.no_grad():
+        plain = pipe.unet(x, 5, e).sample
+        with attention_maps(pipe.unet, 8) as recorded:
+            hooked = pipe.unet(x, 5, e).sample
+    assert torch.allclose(plain, hooked, atol=1e-5)
+    assert recorded.maps.shape == (2, 16, 8, 8) and (recorded.maps >= 0).all()
+
+
+def test_words_are_their_tokens(pipe, make_concept):
+    load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    found = word_positions(pipe.tokenizer, "a teddy* on a zebra")
+    assert found["a"] == [1, 4] and found["teddy*"] == [2] and found["zebra"] == list(range(5, 5 + len(found["zebra"])))
+    assert len(found["zebra"]) > 1  # a word of several tokens
+
+
+def test_share_inside_a_mask():
+    heat = torch.zeros(4, 4)
+    heat[:2, :2] = 3.0
+    heat[3, 3] = 4.0
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 32, 32))
+    assert abs(inside(heat, mask) - 12 / 16) < 1e-6
+    assert abs(inside(torch.ones(4, 4), mask) - 0.25) < 1e-6  # an even map has the mask's area
