@@ -42,6 +42,13 @@ def trainer_for(model: str, *small: str) -> str:
 OmegaConf.register_new_resolver("trainer_for", trainer_for, replace=True)
 
 
+def check_counts(cfg: DictConfig, *keys: str, prefix: str = "") -> None:
+    """Raises UserError for a key of cfg that is not a whole number of at least 1."""
+    for key in keys:
+        if type(cfg[key]) is not int or cfg[key] < 1:
+            raise UserError(f"{prefix}{key}={cfg[key]} does not work; a whole number of at least 1 is allowed.")
+
+
 def concept_of(cfg: DictConfig) -> DictConfig:
     """The concept's images, name and super_category: as configured, else from concept.yaml beside the pictures.
 

@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.concept import Concept
+from perfusion.config import check_counts
 from perfusion.draw import draw
 from perfusion.errors import UserError
 from perfusion.models import check_device, check_model, load_pipeline, load_tokenizer
@@ -25,8 +26,7 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     check_model(cfg.model, ("path",))
     check_gate(concepts, beta=cfg.beta, tau=cfg.tau, lock=cfg.lock)
     add_placeholders(load_tokenizer(cfg.model), list(concepts))
-    if cfg.images < 1:
-        raise UserError(f"images={cfg.images} draws nothing; give at least 1.")
+    check_counts(cfg, "images")
     for prompt in prompts:
         if concepts and not any(trigger.lower() in prompt.lower() for trigger in concepts):
             print(f'warning: prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')

@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from perfusion.captions import Captions
+from perfusion.config import check_counts
 from perfusion.covariance import TOKENS, Covariance, second_moment
 from perfusion.errors import UserError
 from perfusion.models import check_device, check_model, load_pipeline
@@ -19,6 +20,7 @@ def measure(cfg: DictConfig) -> Covariance:
     """
     output = Path(cfg.output)
     check_model(cfg.model, ("path",))
+    check_counts(cfg, "batch_size", "save_every", *(["count"] if cfg.count is not None else []))
     if cfg.tokens not in TOKENS:
         raise UserError(f'tokens="{cfg.tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
     if output.exists():
@@ -30,9 +32,6 @@ def measure(cfg: DictConfig) -> Covariance:
         texts = importlib.import_module(cfg.model.captions).captions(cfg.count)
     else:
         raise UserError("count=null needs captions=FILE or hf:DATASET; the model's own captions have no end.")
-    for key in ("batch_size", "save_every"):
-        if cfg[key] < 1:
-            raise UserError(f"{key}={cfg[key]} does not work; at least 1 is allowed.")
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model)
     found = second_moment(
@@ -46,7 +45,7 @@ def measure(cfg: DictConfig) -> Covariance:
     )
     found.save(output)
     print(f"covariance: {output}, {found.count} tokens, condition number {found.condition:.3g}")
-    print(f"train with: perfusion train model={cfg.model.id} covariance.file={output}")
+    print(f"to train with it: covariance.file={output}")
     return found
 
 

@@ -5,6 +5,7 @@ original layout; the latter needs model.config, a folder or hub id whose configu
 """
 
 import importlib
+import importlib.util
 from pathlib import Path
 
 import open_clip
@@ -16,6 +17,7 @@ from transformers import AutoTokenizer, CLIPTextConfig
 
 from perfusion.captions import Captions
 from perfusion.concept import base_hash
+from perfusion.config import check_counts
 from perfusion.covariance import TOKENS, Covariance, second_moment
 from perfusion.emojiland.cache import home
 from perfusion.errors import UserError
@@ -31,10 +33,11 @@ def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter"
     for key, allowed in (("dtype", DTYPES), ("attention", ATTENTIONS)):
         if model.get(key) not in allowed:
             raise UserError(f"model.{key}={model.get(key)} is unknown; allowed are: {', '.join(map(str, allowed))}.")
-    for key in ("resolution", "steps", "draw_batch"):
-        if model[key] < 1 or (key == "resolution" and model[key] % 8):
-            allowed = "a positive multiple of 8" if key == "resolution" else "at least 1"
-            raise UserError(f"model.{key}={model[key]} does not work; {allowed} is allowed.")
+    check_counts(model, "resolution", "steps", "draw_batch", prefix="model.")
+    if model.resolution % 8:
+        raise UserError(f"model.resolution={model.resolution} does not work; a multiple of 8 is allowed.")
+    if model.get("attention") == "xformers" and importlib.util.find_spec("xformers") is None:
+        raise UserError("model.attention=xformers needs the package xformers; allowed without it are sdpa and sliced.")
     if "path" in parts and is_single_file(model):
         if not Path(model.path).is_file():
             raise UserError(f"model.path={model.path} does not exist; give a checkpoint file, a folder or a hub id.")

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from perfusion.concept import LOCKS, Concept, hash_of
-from perfusion.config import CONF, concept_of
+from perfusion.config import CONF, check_counts, concept_of
 from perfusion.data import ConceptData, picture_paths
 from perfusion.draw import draw
 from perfusion.edit import inverse_metric
@@ -61,11 +61,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict:
         raise UserError(f"masks={cfg.masks} is unknown; allowed are clipseg and null.")
     if cfg.lock not in LOCKS:
         raise UserError(f"lock={cfg.lock} is unknown; a concept is trained with one of: {', '.join(LOCKS)}.")
-    for key in ("batch_size", "max_steps"):
-        if cfg[key] < 1:
-            raise UserError(f"{key}={cfg[key]} does not work; at least 1 is allowed.")
-    if cfg.shots is not None and cfg.shots < 1:
-        raise UserError(f"shots={cfg.shots} leaves no picture; give at least 1, or null for all of them.")
+    check_counts(cfg, "batch_size", "max_steps", *(["shots"] if cfg.shots is not None else []))
     if cfg.i_star_gradient and cfg.model.get("gradient_checkpointing"):
         raise UserError(
             "i_star_gradient=true does not go with model.gradient_checkpointing=true; set one of them to false."
