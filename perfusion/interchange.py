@@ -4,7 +4,6 @@
 """
 
 import os
-import pickle
 import re
 import warnings
 from pathlib import Path
@@ -64,16 +63,17 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         # The one class among its tensors; a torch container, rebuilt from tensors alone.
         with torch.serialization.safe_globals([nn.ParameterDict]):
             found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # on bytes that are no checkpoint the unpickler raises what it happens to meet
+        raise UserError(
+            f"file={path} is not a checkpoint of tensors alone ({' '.join(str(error).split())[:100]}); only these are read, "
+            "since any other could run a program."
+        ) from error
+    try:
         words = found["embedding"]["string_to_param"]
         ((_, embedding),) = words.items()
         parts = {name: found[name].detach().float() for name in ("target_input", "C_inv")}
         parts["target_output"] = {name: o.detach().float() for name, o in found["target_output"].items()}
         (parts["embedding"],) = embedding.detach().float()
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(
-            f"file={path} is not a checkpoint of tensors alone ({str(error).splitlines()[0]}); only these are read, "
-            "since any other could run a program."
-        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"file={path} is not a concept of ChenDarYen's Perfusion ({error}); it needs target_input, C_inv, one "

@@ -121,7 +121,8 @@ def test_refused(pipe, tmp_path, monkeypatch):
     refused("has o\\* for {}", target_output={})
     refused("not a concept of ChenDarYen's", embedding={})
     (tmp_path / "text.ckpt").write_text("no")
-    for name in ("text.ckpt", "gone.ckpt"):
+    (tmp_path / "script.ckpt").write_text("export A=1\n")
+    for name in ("text.ckpt", "script.ckpt", "gone.ckpt"):
         with pytest.raises(UserError, match=f"file={name}"):
             import_checkpoint(name, pipe, "teddy", "teddy*")
 

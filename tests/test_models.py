@@ -105,8 +105,8 @@ def test_the_command_says_it_in_one_sentence(tmp_path):
 def test_generate_draws_at_the_models_resolution_and_refuses_before_weights_load(folder, make_concept, pipe, tmp_path):
     make_concept(pipe).save(tmp_path / "teddy.safetensors")
     given = [f"model.path={folder}", "model.resolution=24", "model.steps=1", "images=1", "prompts=[a teddy*]"]
-    given += ["device=cpu", f"concepts={{teddy*: {tmp_path / 'teddy.safetensors'}}}"]
-    with Image.open(generate(compose("generate", *given), tmp_path)[0]) as drawn:
+    concepts, given = f"concepts={{teddy*: {tmp_path / 'teddy.safetensors'}}}", [*given, "device=cpu"]
+    with Image.open(generate(compose("generate", *given, concepts), tmp_path)[0]) as drawn:
         assert drawn.size == (24, 24)  # the folder's own is 16
     given.append(f"model.path={without_weights(folder, tmp_path / 'bare')}")
     wrong = [
@@ -120,7 +120,8 @@ def test_generate_draws_at_the_models_resolution_and_refuses_before_weights_load
     ]
     for override, sentence in wrong:
         with pytest.raises(UserError, match=sentence):
-            generate(compose("generate", *given, override), tmp_path)
+            own = [] if override.startswith("concepts") else [concepts]
+            generate(compose("generate", *given, *own, override), tmp_path)
 
 
 def test_bfloat16_is_bound_to_the_same_base(folder, make_concept):

@@ -10,7 +10,7 @@ from perfusion.draw import draw
 from perfusion.pipeline import load_concepts
 from perfusion.where import attention_rows, heat_overlay, inside, look, word_positions
 
-MODEL = OmegaConf.create({"steps": 2, "guidance": 4.0, "draw_batch": 2})
+MODEL = OmegaConf.create({"steps": 2, "guidance": 4.0, "draw_batch": 2, "resolution": 16})
 
 
 def test_recording_changes_no_picture_and_no_processor(pipe, make_concept):
