@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from perfusion.config import CONF
 from perfusion.errors import UserError
-from perfusion.evaluation.results import read_result, write_text
+from perfusion.evaluation.results import read_result
+from perfusion.whole import write_text
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222}
 h1{margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid #ccc}img,svg{max-width:100%;height:auto}

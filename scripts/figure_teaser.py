@@ -15,14 +15,13 @@ SEED = 5000
 def make(overrides: list[str]) -> None:
     from PIL import ImageOps
 
-    from perfusion.data import picture_paths, read_picture
+    from perfusion.data import real_pictures
     from perfusion.draw import draw as draw_pictures
-    from perfusion.masks import on_white
     from perfusion.pipeline import load_concepts
 
     concept, pipe, cfg, beside = figures.trained("local", overrides)
     side, seeds = cfg.model.resolution, [SEED + i for i in range(len(PROMPTS))]
-    photos = [ImageOps.fit(on_white(read_picture(p)), (side, side)) for p in picture_paths(beside.images)]
+    photos = [ImageOps.fit(p, (side, side)) for p in real_pictures(beside.images)]
     draw_all = lambda word: draw_pictures(
         pipe,
         [p.format(word) for p in PROMPTS],
