@@ -17,7 +17,7 @@ from PIL import Image
 
 from perfusion.config import CONF
 from perfusion.errors import UserError
-from perfusion.evaluation.figure import COLORS, MARKERS, contact_sheet
+from perfusion.evaluation.figure import COLORS, MARKERS, cells, contact_sheet
 from perfusion.evaluation.results import read_result, write_result
 
 WIDTH = 85 / 25.4  # inches: one column
@@ -63,10 +63,10 @@ def needed(path: Path, command: str) -> dict:
 
 
 def ablation(name: str) -> dict:
-    return needed(
-        ABLATIONS / f"{name}.json",
-        f"perfusion train -m +experiment={name} 'concept=glob(*)' seed=0,1,2 and then perfusion collect experiment={name}",
-    )
+    """An experiment's joined result. Raises UserError with the commands that make it."""
+    over = "" if name.endswith("quick") else " 'concept=glob(*)' seed=0,1,2 evaluation.split=final"
+    sweep = f"perfusion train -m +experiment={name}{over}"
+    return needed(ABLATIONS / f"{name}.json", f"{sweep} and then perfusion collect experiment={name}")
 
 
 def kept(name: str) -> tuple[dict, list[list[Image.Image]]]:
@@ -74,14 +74,8 @@ def kept(name: str) -> tuple[dict, list[list[Image.Image]]]:
     result = needed(
         RESULTS / name / "result.json", f"python scripts/figure_{name.removeprefix('figure_')}.py --from-scratch"
     )
-    return result, sheet(RESULTS / name / "pictures.png", *result["sheet"])
-
-
-def sheet(path: Path, rows: int, columns: int) -> list[list[Image.Image]]:
-    with Image.open(path) as opened:
-        whole = opened.convert("RGB")
-    w, h = whole.width // columns, whole.height // rows
-    return [[whole.crop((x * w, y * h, (x + 1) * w, (y + 1) * h)) for x in range(columns)] for y in range(rows)]
+    rows, columns = result["sheet"]
+    return result, [cells(RESULTS / name / "pictures.png", rows, columns, row) for row in range(rows)]
 
 
 def keep(name: str, result: dict, rows: list[list[Image.Image]]) -> None:
@@ -111,12 +105,10 @@ def trained(lock: str, overrides: list[str]):
 
 
 def about(concept, cfg: DictConfig) -> dict:
+    """What a figure's numbers and pictures came from."""
     names = ("trigger", "super_category", "lock", "beta", "tau", "steps", "base_hash", "config")
-    return {
-        "trained": {n: getattr(concept, n) for n in names},
-        "steps": cfg.model.steps,
-        "guidance": cfg.model.guidance,
-    }
+    trained = {n: getattr(concept, n) for n in names}
+    return {"trained": trained, "steps": cfg.model.steps, "guidance": cfg.model.guidance}
 
 
 def cell(axis, picture: Image.Image | None, above: str = "", left: str = "") -> None:
