@@ -1,9 +1,10 @@
-# make test: everything from a clean checkout; make demo: learn a teddy; make emojiland: retrain the small world's models (hours).
+# make test: everything from a clean checkout; make demo: learn a teddy; make figures: the paper's (many hours); make tour: the
+# notebook; make emojiland: retrain the small world's models (hours).
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: test demo emojiland clean
+.PHONY: test demo figures tour emojiland clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfusion needs Python 3.11 or newer, this is " + sys.version'
@@ -18,8 +19,23 @@ test: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(VENV)/bin/perfusion train concept=teddy concept_file=teddy.safetensors
 
-# Drawing the scenes once, then each model; every step goes on where it was stopped. About ten hours on two cores.
+# The ablations' sweeps, joined, and the paper's figures: hours a sweep on two cores; stopped, it goes on where it was.
+ABLATIONS := one_shot key_locking zero_shot_mask sigmoid_bias sigmoid_temperature lock_type
+figures: $(VENV)/.installed
+	for e in $(ABLATIONS); do \
+	  $(VENV)/bin/perfusion train -m +experiment=$$e 'concept=glob(*)' seed=0,1,2 evaluation.split=final && \
+	  $(VENV)/bin/perfusion collect experiment=$$e || exit 1; done
+	for f in 7 teaser attention locks; do $(PY) scripts/figure_$$f.py --from-scratch || exit 1; done
+	$(PY) scripts/figure_9.py
+
+# Run the notebook, and keep what it shows.
+tour: $(VENV)/.installed
+	$(VENV)/bin/jupyter-execute --inplace notebooks/tour.ipynb
+
+# Drawing the scenes once, then each model; every step shows its progress and goes on where it was stopped.
 emojiland: $(VENV)/.installed
+	@echo "Two cores need about 4 minutes for the scenes, 30 for the VAE, 10 for the text encoder, 4-8 hours for the UNet,"
+	@echo "1 hour for the segmenter, 15 minutes for the scorer, 25 for the reader. Stop at any time; make emojiland goes on."
 	$(PY) scripts/pretrain_vae.py
 	$(PY) scripts/pretrain_text.py
 	$(PY) scripts/pretrain_unet.py

@@ -18,21 +18,21 @@ from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig, open_dict
 
-EXTRAS = {  # launcher: (module it needs, extra)
-    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
-    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
-    "submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
-    "ray": ("ray", "ray"),
+EXTRAS = {  # override: (module it needs, extra)
+    "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
+    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "submitit"),
+    "hydra/launcher=ray": ("ray", "ray"),
+    "logger=wandb": ("wandb", "wandb"),
 }
 
 
 def missing_extra(overrides: Sequence[str]) -> str | None:
-    """A sentence naming the extra that an override hydra/launcher=NAME needs and that is not installed."""
+    """A sentence naming the extra that an override needs and that is not installed."""
     for override in overrides:
-        name = override.removeprefix("hydra/launcher=")
-        module, extra = EXTRAS.get(name, (None, None))
-        if name != override and module and not _installed(module):
-            return f"hydra/launcher={name} needs {module}; install it with pip install 'perfusion[{extra}]'."
+        module, extra = EXTRAS.get(override, (None, None))
+        if module and not _installed(module):
+            return f"{override} needs {module}; install it with pip install 'perfusion[{extra}]'."
     return None
 
 

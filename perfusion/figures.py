@@ -17,7 +17,7 @@ from PIL import Image
 
 from perfusion.config import CONF
 from perfusion.errors import UserError
-from perfusion.evaluation.figure import COLORS, MARKERS, contact_sheet
+from perfusion.evaluation.figure import COLORS, MARKERS, cells, contact_sheet
 from perfusion.evaluation.results import read_result, write_result
 
 WIDTH = 85 / 25.4  # inches: one column
@@ -63,10 +63,10 @@ def needed(path: Path, command: str) -> dict:
 
 
 def ablation(name: str) -> dict:
-    return needed(
-        ABLATIONS / f"{name}.json",
-        f"perfusion train -m +experiment={name} 'concept=glob(*)' seed=0,1,2 and then perfusion collect experiment={name}",
-    )
+    """An experiment's joined result. Raises UserError with the commands that make it."""
+    over = "" if name.endswith("quick") else " 'concept=glob(*)' seed=0,1,2 evaluation.split=final"
+    sweep = f"perfusion train -m +experiment={name}{over}"
+    return needed(ABLATIONS / f"{name}.json", f"{sweep} and then perfusion collect experiment={name}")
 
 
 def kept(name: str) -> tuple[dict, list[list[Image.Image]]]:
@@ -74,14 +74,8 @@ def kept(name: str) -> tuple[dict, list[list[Image.Image]]]:
     result = needed(
         RESULTS / name / "result.json", f"python scripts/figure_{name.removeprefix('figure_')}.py --from-scratch"
     )
-    return result, sheet(RESULTS / name / "pictures.png", *result["sheet"])
-
-
-def sheet(path: Path, rows: int, columns: int) -> list[list[Image.Image]]:
-    with Image.open(path) as opened:
-        whole = opened.convert("RGB")
-    w, h = whole.width // columns, whole.height // rows
-    return [[whole.crop((x * w, y * h, (x + 1) * w, (y + 1) * h)) for x in range(columns)] for y in range(rows)]
+    rows, columns = result["sheet"]
+    return result, [cells(RESULTS / name / "pictures.png", rows, columns, row) for row in range(rows)]
 
 
 def keep(name: str, result: dict, rows: list[list[Image.Image]]) -> None:
@@ -111,12 +105,10 @@ def trained(lock: str, overrides: list[str]):
 
 
 def about(concept, cfg: DictConfig) -> dict:
+    """What a figure's numbers and pictures came from."""
     names = ("trigger", "super_category", "lock", "beta", "tau", "steps", "base_hash", "config")
-    return {
-        "trained": {n: getattr(concept, n) for n in names},
-        "steps": cfg.model.steps,
-        "guidance": cfg.model.guidance,
-    }
+    trained = {n: getattr(concept, n) for n in names}
+    return {"trained": trained, "steps": cfg.model.steps, "guidance": cfg.model.guidance}
 
 
 def cell(axis, picture: Image.Image | None, above: str = "", left: str = "") -> None:
@@ -132,9 +124,14 @@ def cell(axis, picture: Image.Image | None, above: str = "", left: str = "") -> 
         axis.set_ylabel(left, fontsize=6.5, rotation=0, ha="right", va="center")
 
 
+def below(line, text: str) -> None:
+    """A row's caption, across its pictures; the layout keeps a line's height for it, and no width."""
+    line[0].set_xlabel(" ", fontsize=6)
+    line[0].text(0, -0.06, text, transform=line[0].transAxes, fontsize=6, va="top").set_in_layout(False)
+
+
 def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
     """Fronts of several arms with direct labels: image against text similarity, 95 % intervals as thin lines."""
-    ends = []
     for index, (arm, label) in enumerate(names.items()):
         color = COLORS[index]
         points = sorted(arms[arm], key=lambda p: p["beta"])
@@ -143,22 +140,20 @@ def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
         for p in points:
             axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.4, alpha=0.45)
             axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.4, alpha=0.45)
-        ends.append((label, color, x, y))
-    axis.margins(0.15, 0.2)
-    # Names stand in the corner, one below the other, in their line's colour and with its marker: short lines overlap.
-    for index, (label, color, *_) in enumerate(ends):
-        y = 0.03 + 0.1 * (len(ends) - 1 - index)
-        axis.plot([0.04], [y + 0.025], MARKERS[index], color=color, markersize=2.5, transform=axis.transAxes)
-        axis.text(0.08, y, label, transform=axis.transAxes, color=color, fontsize=6, weight="bold")
+        axis.plot([], [], color=color, marker=MARKERS[index], markersize=2.5, linewidth=1, label=label)
+    # Names stand in a corner, in their line's colour and with its marker: beside short lines they would overlap.
+    axis.legend(loc="lower left", fontsize=6, labelcolor="linecolor", frameon=False, borderpad=0, handlelength=1.2)
+    axis.margins(0.1, 0.12)
+    axis.ticklabel_format(useOffset=False)
+    axis.locator_params(nbins=4)
     axis.tick_params(labelsize=5.5, length=2, pad=1)
     axis.spines[["top", "right"]].set_visible(False)
 
 
 def verdict(paired: dict) -> str:
-    """A claim's outcome in a few words."""
-    if paired["difference"] is None:
-        return "undecided"
-    low, high = paired["interval"]
+    """A claim's outcome in a few words, with the paired difference and its interval."""
     holds = {True: "holds", False: "does not hold"}.get(paired["holds"], "undecided")
-    bounds = "" if low is None else f" [{low:+.4f}, {high:+.4f}]"
-    return f"{holds}: {paired['difference']:+.4f}{bounds}"
+    if None in (paired["difference"], *paired["interval"]):
+        return holds
+    low, high = paired["interval"]
+    return f"{holds}, {paired['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"

@@ -29,7 +29,7 @@ def grid(rows: list[tuple[str, list[tuple[str, Image.Image]]]], path: Path, cell
             axis.set_title(_wrapped(caption), fontsize=7, pad=2)
         line[0].text(-0.12, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     with whole(path) as part:
-        figure.savefig(part, format="png", dpi=160)
+        figure.savefig(part, format="png", dpi=160, bbox_inches="tight")
     plt.close(figure)
 
 

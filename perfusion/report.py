@@ -11,21 +11,23 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from perfusion.config import CONF
 from perfusion.errors import UserError
-from perfusion.evaluation.results import read_result, write_text
+from perfusion.evaluation.results import read_result
+from perfusion.whole import write_text
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222}
 h1{margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid #ccc}img,svg{max-width:100%;height:auto}
 table{border-collapse:collapse;font-size:13px}td,th{padding:2px 8px;text-align:right;border-bottom:1px solid #ddd}
-td:first-child,th:first-child{text-align:left}pre{background:#f5f5f5;padding:1em;overflow:auto;font-size:12px}
-figure{margin:0 0 1em}figcaption{font-size:13px;color:#555}.small img{image-rendering:pixelated;height:96px}"""
+.text{text-align:left}pre{background:#f5f5f5;padding:1em;overflow:auto;font-size:12px}figure{margin:0 0 1em}
+figcaption{font-size:13px;color:#555}.pixels img{image-rendering:pixelated;zoom:1.5}
+.half{display:inline-block;width:49%}"""
 CURVES = {  # metrics.csv: what its axis says
     "loss": "loss (masked denoising error)",
     "gate": "gate at the concept's token",
-    "i_star_moved": "distance of i* from its target, share of norm",
+    "i_star_moved": "distance of i* from the batch's encoding (share of its norm)",
 }
 SCORES = ("text", "text_deleted", "image", "dino", "facts", "drawing")
 
@@ -42,10 +44,21 @@ def picture(path: Path, caption: str, kind: str = "") -> str:
 
 
 def table(rows: list[dict], columns: list[str]) -> str:
+    """Rows under a heading; columns of numbers to the right, of words to the left."""
     show = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else html.escape(str(v))
-    head = "".join(f"<th>{html.escape(c.replace('_', ' '))}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(f"<td>{show(row.get(c))}</td>" for c in columns) + "</tr>" for row in rows)
+    words = [any(isinstance(row.get(c), str) for row in rows) for c in columns]
+    line = lambda tag, cells: "".join(
+        f'<{tag} class="text">{c}</{tag}>' if w else f"<{tag}>{c}</{tag}>" for c, w in zip(cells, words)
+    )
+    head = line("th", [html.escape(c.replace("_", " ")) for c in columns])
+    body = "".join(f"<tr>{line('td', [show(row.get(c)) for c in columns])}</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def configuration(config: dict) -> str:
+    """Folded up, as YAML."""
+    text = html.escape(OmegaConf.to_yaml(OmegaConf.create(config)))
+    return f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
 
 
 def section(title: str, *parts: str) -> str:
@@ -89,10 +102,26 @@ def curves(metrics: Path, selection: list[dict]) -> str:
     return svg[svg.index("<svg") :]  # without the XML declaration and its address
 
 
-def of_training(folder: Path) -> str:
-    result = json.loads((folder / "result.json").read_text())
+def of_run(folder: Path) -> str:
+    """The page of a training or an evaluation. Raises UserError for a folder of neither, or of another format version."""
+    file = folder / "result.json"
+    finished = "give the folder of a finished perfusion train or perfusion evaluate."
+    if not file.is_file():
+        raise UserError(f"run={folder} has no result.json; {finished}")
+    try:
+        result = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"run={folder} has a damaged result.json ({error}); run it again.") from error
+    if "kept_step" in result:
+        return of_training(folder, result)
+    if "points" not in read_result(file):
+        raise UserError(f"run={folder} holds the result of something else; {finished}")
+    return of_evaluation(folder, result)
+
+
+def of_training(folder: Path, result: dict) -> str:
     steps = sorted((folder / "selection").glob("*.png"))
-    config = (folder / "config.yaml").read_text() if (folder / "config.yaml").exists() else ""
+    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     facts = [{"what": k.replace("_", " "), "value": v} for k, v in result.items() if k not in ("selection", "concept")]
     return page(
         f"{result['concept']}: training",
@@ -104,15 +133,14 @@ def of_training(folder: Path) -> str:
             section(
                 "Attention", picture(folder / "attention.png", "where each word is looked at (blue none, yellow most)")
             ),
-            section("Selection, step by step", *(picture(p, f"step {int(p.stem)}", "small") for p in steps)),
+            section("Selection, step by step", *(picture(p, f"step {int(p.stem)}", "pixels") for p in steps)),
             section("Numbers", table(facts, ["what", "value"])),
-            section("Configuration", f"<pre>{html.escape(config)}</pre>" if config else ""),
+            configuration(config),
         ],
     )
 
 
-def of_evaluation(folder: Path) -> str:
-    result = read_result(folder / "result.json")
+def of_evaluation(folder: Path, result: dict) -> str:
     columns = ["beta", "tau", "lock", *(c for c in SCORES if c in result["rows"])]
     meant = [{"score": k, "definition": v} for k, v in result["definitions"].items()]
     return page(
@@ -121,9 +149,9 @@ def of_evaluation(folder: Path) -> str:
         [
             section("Pareto front", picture(folder / "front.png", "image against text similarity, by bias")),
             section("Operating points", table(result["summary"], columns)),
-            section("Pictures", picture(folder / "pictures.png", "first prompts (rows) at every point (columns)")),
+            section("Pictures", picture(folder / "pictures.png", "first prompts (rows) at every point (columns)", "pixels")),
             section("Definitions", table(meant, ["score", "definition"])),
-            section("Configuration", f"<pre>{html.escape(json.dumps(result['config'], indent=1))}</pre>"),
+            configuration(result["config"]),
         ],
     )
 
@@ -144,18 +172,8 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
     fronts = []
     for path in sorted(jobs.glob("*/result.json")):
         about = read_result(path)["job"]
-        fronts.append(picture(path.with_name("front.png"), f"{about['arm']}, {about['concept']}, seed {about['seed']}"))
-    columns = [
-        "better",
-        "worse",
-        "claim",
-        "measure",
-        "difference",
-        "interval",
-        "sign_flip_p",
-        "concepts_better",
-        "holds",
-    ]
+        fronts.append(picture(path.with_name("front.png"), f"{about['arm']}, {about['concept']}, seed {about['seed']}", "half"))
+    columns = ["better", "worse", "claim", "measure", "difference", "interval", "sign_flip_p", "concepts_better", "holds"]
     return page(
         f"Experiment {name}",
         f"{len(result['concepts'])} concepts x {len(result['seeds'])} seeds; ordering holds: "
@@ -167,7 +185,7 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
             section("Operating points", table(points, ["arm", "beta", "tau", "lock", "text", "image", "pareto"])),
             section("Definitions", table(meant, ["measure", "definition"])),
             section("Jobs", *fronts),
-            section("Configuration", f"<pre>{html.escape(json.dumps(result['config'], indent=1))}</pre>"),
+            configuration(result["config"]),
         ],
     )
 
@@ -184,16 +202,7 @@ def run(cfg: DictConfig) -> Path:
         joined = Path(cfg.results) / f"{cfg.name}.json"
         text, path = of_experiment(cfg.name, joined, Path(cfg.multirun) / cfg.name), joined.with_suffix(".html")
     else:
-        folder = Path(cfg.run)
-        if not (folder / "result.json").is_file():
-            raise UserError(
-                f"run={folder} has no result.json; give the folder of a finished perfusion train or perfusion evaluate."
-            )
-        try:
-            trained = "selection" in json.loads((folder / "result.json").read_text())
-        except ValueError as error:
-            raise UserError(f"run={folder} has a damaged result.json ({error}); run it again.") from error
-        text, path = (of_training if trained else of_evaluation)(folder), folder / "report.html"
+        text, path = of_run(Path(cfg.run)), Path(cfg.run) / "report.html"
     path = Path(cfg.output) if cfg.output else path
     write_text(path, text)
     print(f"written: {path}")

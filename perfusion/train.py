@@ -136,8 +136,8 @@ def _train(cfg: DictConfig, folder: Path) -> dict:
         "trainable": sum(p.numel() for p in module.parameters()), "file_bytes": file.stat().st_size,
         "covariance_condition": C.condition, "selection": selection.history,
     }  # fmt: skip
-    write_json(folder / "result.json", result)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    write_json(folder / "result.json", result)
     if remote:
         show_end(remote, folder, concept)
     print(f"concept:  {cfg.concept_file or file}\npicture:  {folder / 'picture.png'}")

@@ -68,13 +68,13 @@ def shares(looked: list[Looked], word: str, trigger: str, segmenter: str) -> dic
     Returns {"concept", "others", "area"}: means over the pictures, and "rows", one dict a picture. An even map has the
     mask's area; above it, the word looks at the object.
     """
-    rows = []
+    rows, own = [], trigger.lower()  # as tokenizers write it
     masks = segment([one.picture for one in looked], [word] * len(looked), segmenter)
     for one, mask in zip(looked, masks):
         by_word = {name: round(inside(heat, mask), 4) for name, heat in one.maps.items()}
-        others = [share for name, share in by_word.items() if name != trigger]
+        others = [share for name, share in by_word.items() if name != own]
         area = round(float(np.asarray(mask).mean() / 255), 4)
-        rows.append({"prompt": one.prompt, "concept": by_word[trigger], "others": float(np.mean(others)), "area": area,
+        rows.append({"prompt": one.prompt, "concept": by_word[own], "others": float(np.mean(others)), "area": area,
                      "words": by_word})  # fmt: skip
     means = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in ("concept", "others", "area")}
     return means | {"rows": rows}

@@ -30,13 +30,13 @@ def draw() -> list:
     result, rows = figures.kept("figure_7")
     betas = result["betas"]
     figure, axes = plt.subplots(
-        len(rows), len(betas), figsize=(figures.WIDTH, 0.62 * len(rows) + 0.45), squeeze=False, layout="constrained"
+        len(rows), len(betas), figsize=(figures.WIDTH, 0.7 * len(rows) + 0.3), squeeze=False, layout="constrained"
     )
-    for line, row, prompt in zip(axes, rows, result["prompts"]):
+    for y, (line, row, prompt) in enumerate(zip(axes, rows, result["prompts"])):
         for axis, picture, beta in zip(line, row, betas):
-            figures.cell(axis, picture, f"β = {beta:g}")
-        line[0].text(0, -0.06, f'"{prompt}"', transform=line[0].transAxes, fontsize=6, va="top", style="italic")
-    figure.supxlabel("← more likeness          inference bias          more of the prompt →", fontsize=6.5)
+            figures.cell(axis, picture, f"β = {beta:g}" if y == 0 else "")
+        figures.below(line, f'"{prompt}"')
+    figure.supxlabel("← more likeness          inference bias β          more of the prompt →", fontsize=6.5)
     return figures.save(figure, "figure_7")
 
 

@@ -40,18 +40,19 @@ def draw(quick: bool = False) -> list:
         result, names = results[name], short if quick else full
         figures.front(axis, {arm: found["points"] for arm, found in result["arms"].items()}, names)
         said = [p for p in result["paired"] if {p["better"], p["worse"]} <= set(names)]
-        lines = [f"{names[p['better']]} > {names[p['worse']]} {figures.verdict(p)}" for p in said]
-        axis.set_title("\n".join([title, *lines]), fontsize=5, loc="left")
+        axis.set_title(title, fontsize=7, loc="left")
+        lines = [f"{names[p['better']]} > {names[p['worse']]}: {figures.verdict(p)}" for p in said]
+        axis.set_xlabel("\n".join(lines), fontsize=5.5, loc="left")
     some = next(iter(results.values()))
     note = axes.flat[-1]
     note.set_axis_off()
-    note.annotate("", (0.42, 0.95), (0.2, 0.73), arrowprops={"arrowstyle": "->"}, xycoords="axes fraction")
+    note.annotate("better", (0.42, 0.98), (0.02, 0.8), arrowprops={"arrowstyle": "->"}, xycoords="axes fraction")
     text = "\n".join([
-        "better: up and right", "", f"{len(some['concepts'])} concepts x {len(some['seeds'])} seeds",
-        "a point: one inference bias", "thin lines: 95 % intervals", "above: the claim, the paired",
-        "difference and its interval",
+        f"{len(some['concepts'])} concepts x {len(some['seeds'])} seeds", "a point: one inference bias β",
+        "thin lines: 95 % intervals", "below each panel: the paper's", "claim, the paired difference and",
+        "its 95 % interval",
     ])  # fmt: skip
-    note.text(0.02, 0.66, text, fontsize=6, va="top", transform=note.transAxes)
+    note.text(0.02, 0.7, text, fontsize=6, va="top", transform=note.transAxes)
     figure.supxlabel("text similarity (raw CLIP cosine)", fontsize=6.5)
     figure.supylabel("image similarity (raw CLIP cosine)", fontsize=6.5)
     return figures.save(figure, "figure_9_quick" if quick else "figure_9")

@@ -34,19 +34,18 @@ def make(overrides: list[str]) -> None:
 
 def draw() -> list:
     result, rows = figures.kept("attention")
-    figure, axes = plt.subplots(
-        2, len(rows[0]), figsize=(figures.WIDTH, 2.2), squeeze=False, layout="constrained"
-    )  # fmt: skip
+    trigger = result["trained"]["trigger"]
+    figure, axes = plt.subplots(2, len(rows[0]), figsize=(figures.WIDTH, 1.75), squeeze=False, layout="constrained")
     for line, row, (lock, found) in zip(axes, rows, result["shares"].items()):
         for axis, picture, above in zip(line, row, ["drawn", *result["words"]]):
             figures.cell(axis, picture, above)
         line[0].set_ylabel({"local": "locked K", "trained": "trained K"}[lock], fontsize=6.5)
-        said = (
-            f"share inside the object: its word {found['concept']:.2f}, other words {found['others']:.2f} "
-            f"(area {found['area']:.2f}; {len(found['rows'])} pictures)"
-        )
-        line[0].text(0, -0.08, said, transform=line[0].transAxes, fontsize=5.5, va="top")
-    figure.supxlabel(f'"{result["prompt"]}"; blue: not looked at, yellow: most', fontsize=6, style="italic")
+        said = f"{found['concept']:.2f}, of other words' {found['others']:.2f}, area {found['area']:.2f}"
+        figures.below(line, f"inside the object, of {trigger}'s attention: {said}")
+    pictures = len(found["rows"])
+    figure.supxlabel(
+        f'"{result["prompt"]}"; blue: not looked at, yellow: most. Shares: means over {pictures} pictures', fontsize=5.5
+    )
     return figures.save(figure, "attention")
 
 

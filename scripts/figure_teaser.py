@@ -15,21 +15,16 @@ SEED = 5000
 def make(overrides: list[str]) -> None:
     from PIL import ImageOps
 
-    from perfusion.data import picture_paths, read_picture
+    from perfusion.data import real_pictures
     from perfusion.draw import draw as draw_pictures
-    from perfusion.masks import on_white
     from perfusion.pipeline import load_concepts
 
     concept, pipe, cfg, beside = figures.trained("local", overrides)
     side, seeds = cfg.model.resolution, [SEED + i for i in range(len(PROMPTS))]
-    photos = [ImageOps.fit(on_white(read_picture(p)), (side, side)) for p in picture_paths(beside.images)]
+    photos = [ImageOps.fit(p, (side, side)) for p in real_pictures(beside.images)]
+    settings = seeds, cfg.model.steps, cfg.model.guidance
     draw_all = lambda word: draw_pictures(
-        pipe,
-        [p.format(word) for p in PROMPTS],
-        seeds,
-        cfg.model.steps,
-        cfg.model.guidance,
-        batch_size=cfg.model.draw_batch,
+        pipe, [p.format(word) for p in PROMPTS], *settings, batch_size=cfg.model.draw_batch
     )
     base = draw_all(concept.super_category)
     load_concepts(pipe, {concept.trigger: concept})
@@ -43,16 +38,13 @@ def draw() -> list:
     trained = result["trained"]
     names = (
         f"pictures of\n{trained['trigger']}",
-        f"base model,\n{trained['super_category']}",
-        f"with\n{trained['trigger']}",
+        "base model",
+        f"{trained['trigger']} for\n{trained['super_category']}",
     )
-    figure, axes = plt.subplots(3, len(rows[0]), figsize=(figures.WIDTH, 2.15), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(3, len(rows[0]), figsize=(figures.WIDTH, 1.95), squeeze=False, layout="constrained")
     for y, (line, row, name) in enumerate(zip(axes, rows, names)):
         for x, (axis, picture) in enumerate(zip(line, row)):
-            prompt = result["prompts"][x].replace("{}", "*").removeprefix("a ")
-            words = prompt.split()
-            half = (len(words) + 1) // 2
-            above = " ".join(words[:half]) + "\n" + " ".join(words[half:]) if y == 1 else ""
+            above = result["prompts"][x].replace("{} ", f"{trained['super_category']}\n") if y == 1 else ""
             figures.cell(axis, picture if y or x < result["photos"] else None, above, name if x == 0 else "")
     return figures.save(figure, "teaser")
 

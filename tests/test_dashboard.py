@@ -2,9 +2,12 @@
 
 import csv
 import json
+import os
 import struct
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -103,13 +106,67 @@ def test_nothing_needs_wandb_unless_chosen(tmp_path):
     assert done.stdout.split() == ["False"], done.stderr
 
 
-def test_page_without_a_server(tmp_path):
-    script = Path(__file__).parents[1] / "scripts/wandb_page.py"
-    import os
+def wandb_page(folder: Path, url: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"WANDB_BASE_URL": url, "WANDB_API_KEY": "0" * 40, "WANDB_ERROR_REPORTING": "false"}
+    command = [sys.executable, Path(__file__).parents[1] / "scripts/wandb_page.py"]
+    return subprocess.run(command, check=False, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
 
-    env = os.environ | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
-    done = subprocess.run(
-        [sys.executable, script], check=False, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120
-    )
+
+def test_page_without_a_server(tmp_path):
+    done = wandb_page(tmp_path, "http://127.0.0.1:9")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "is not reachable" in done.stderr and "perfusion report" in done.stderr and done.stderr.count("\n") == 1
+
+
+class Server(BaseHTTPRequestHandler):
+    """As much of wandb's GraphQL as its report needs; the report that it is sent is kept."""
+
+    spec, refuse = None, False
+
+    def answer(self, body: dict) -> dict:
+        query, me = body.get("query", ""), {"id": "u", "entity": "me", "username": "me", "flags": "{}"}
+        page = {"endCursor": None, "hasNextPage": False, "__typename": "PageInfo"}
+        if "upsertView" in query:
+            Server.spec = json.loads(body["variables"]["spec"])
+            return {"upsertView": {"view": {"id": "view", "spec": "{}"}, "inserted": True}}
+        if "upsertModel" in query:
+            return {"upsertModel": {"model": {"id": "p", "name": "perfusion", "entityName": "me"}, "inserted": True}}
+        return {
+            "viewer": me | {"email": None, "teams": {"edges": []}},
+            "project": {"id": "cA==", "internalId": "cA=="},
+            "models": {"pageInfo": page, "edges": []},
+        }
+
+    def do_GET(self):
+        self.send_error(404)
+
+    def do_POST(self):
+        sent = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.refuse or not self.path.endswith("graphql"):
+            return self.send_error(403)
+        answer = json.dumps({"data": self.answer(json.loads(sent))}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_page_on_a_server(tmp_path, monkeypatch):
+    pytest.importorskip("wandb_workspaces", reason="the extra wandb is not installed")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        done = wandb_page(tmp_path, url)
+        assert done.returncode == 0 and done.stdout.startswith(f"written: {url}"), done.stderr
+        text = json.dumps(Server.spec)  # every key that a run logs and the page shows
+        shown = ("loss", "gate", "i_star_moved", "selection/score", "drawn", "masks", "attention", "front_picture", "front")
+        assert not [key for key in shown if f'"{key}"' not in text] and "group" in text
+        monkeypatch.setattr(Server, "refuse", True)
+        done = wandb_page(tmp_path, url)
+        assert done.returncode == 2 and "refused" in done.stderr and done.stderr.count("\n") == 1
+    finally:
+        server.shutdown()

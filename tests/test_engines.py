@@ -35,7 +35,7 @@ def run(assets, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_a_sweep_on_another_launcher(assets, tmp_path, launcher, settings):
-    module, extra = EXTRAS[launcher]
+    module, extra = EXTRAS[f"hydra/launcher={launcher}"]
     if importlib.util.find_spec(module) is None:
         pytest.skip(f"the extra {extra} is not installed")
     (tmp_path / "p.txt").write_text("a {}")
@@ -63,6 +63,7 @@ def test_a_missing_extra_is_one_sentence(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     sentence = missing_extra(["concept=cat", "hydra/launcher=submitit_slurm"])
     assert sentence.endswith("install it with pip install 'perfusion[submitit]'.")
+    assert missing_extra(["logger=wandb"]) == "logger=wandb needs wandb; install it with pip install 'perfusion[wandb]'."
     assert missing_extra(["hydra/launcher=basic", "concept=joblib"]) is None
 
 

@@ -90,6 +90,7 @@ def front_figure(
     axis.set_xlabel("text similarity (raw CLIP cosine)", fontsize=8.5)
     axis.set_ylabel("image similarity (raw CLIP cosine)", fontsize=8.5)
     axis.tick_params(labelsize=7.5)
+    axis.ticklabel_format(useOffset=False)
     axis.spines[["top", "right"]].set_visible(False)
     axis.annotate(
         "better", (0.985, 0.985), (0.9, 0.9), xycoords="axes fraction", fontsize=8, color="#555555",
