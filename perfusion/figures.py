@@ -87,7 +87,7 @@ def keep(name: str, result: dict, rows: list[list[Image.Image]]) -> None:
 
 
 def trained(lock: str, overrides: list[str]):
-    """A concept learned with this lock, the base model, and the configuration; trained once into outputs/figures/LOCK-KEY."""
+    """A concept learned with this lock (once, in outputs/figures/LOCK-KEY), the base model, both configurations."""
     from perfusion.concept import Concept
     from perfusion.config import concept_of
     from perfusion.models import load_pipeline

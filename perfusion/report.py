@@ -1,4 +1,4 @@
-"""perfusion report: a run or an experiment as one self-contained HTML page: no scripts, nothing loaded from elsewhere."""
+"""perfusion report: a run or an experiment as one HTML page: self-contained, no scripts, nothing loaded from elsewhere."""
 
 import base64
 import csv
@@ -103,7 +103,7 @@ def curves(metrics: Path, selection: list[dict]) -> str:
 
 
 def of_run(folder: Path) -> str:
-    """The page of a training or an evaluation. Raises UserError for a folder of neither, or of another format version."""
+    """The page of a training or an evaluation. Raises UserError for a folder of neither, or of another format."""
     file = folder / "result.json"
     finished = "give the folder of a finished perfusion train or perfusion evaluate."
     if not file.is_file():
@@ -149,7 +149,7 @@ def of_evaluation(folder: Path, result: dict) -> str:
         [
             section("Pareto front", picture(folder / "front.png", "image against text similarity, by bias")),
             section("Operating points", table(result["summary"], columns)),
-            section("Pictures", picture(folder / "pictures.png", "first prompts (rows) at every point (columns)", "pixels")),
+            section("Pictures", picture(folder / "pictures.png", "first prompts (rows), every point (columns)", "pixels")),
             section("Definitions", table(meant, ["score", "definition"])),
             configuration(result["config"]),
         ],

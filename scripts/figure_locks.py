@@ -1,6 +1,6 @@
 """The lock types: their fronts, and the same prompts and noises under the global lock, the local one, and trained K.
 
-python scripts/figure_locks.py                 # results/ablations/lock_type.json, results/figures/locks/ -> locks.svg, .png
+python scripts/figure_locks.py                 # results/ablations/lock_type.json, results/figures/locks/ -> .svg, .png
 python scripts/figure_locks.py --from-scratch  # the pictures anew; the fronts: perfusion train -m +experiment=lock_type
 """
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from small import QUICK, SCORE
 
 
@@ -49,11 +50,13 @@ def prompts(tmp_path):
 def test_training_offline(perfusion_here, tmp_path, capsys):
     import wandb
 
+    Path("run").mkdir()
+    Image.new("RGB", (8, 8)).save("run/masks.png")  # as training with masks leaves it before its first step
     perfusion_here("train", "logger=wandb", *QUICK, "max_steps=6", "hydra.run.dir=run")
     assert wandb.run is None
     (run,) = Path("run/wandb").glob("offline-run-*")
     names, found = logged(run)
-    assert {"loss", "gate", "i_star_moved", "selection/score", "drawn", "picture", "attention"} <= names
+    assert {"loss", "gate", "i_star_moved", "selection/score", "masks", "drawn", "picture", "attention"} <= names
     (artifact,) = [r.artifact for r in found if r.HasField("artifact") and r.artifact.type == "concept"]
     assert json.loads(artifact.metadata)["trigger"] == "teddy*" and artifact.name == "concept-teddy"
     assert len(list(run.glob("files/media/images/drawn_*.png"))) == 3  # steps 2, 4, 6, one prompt
@@ -163,7 +166,8 @@ def test_page_on_a_server(tmp_path, monkeypatch):
         done = wandb_page(tmp_path, url)
         assert done.returncode == 0 and done.stdout.startswith(f"written: {url}"), done.stderr
         text = json.dumps(Server.spec)  # every key that a run logs and the page shows
-        shown = ("loss", "gate", "i_star_moved", "selection/score", "drawn", "masks", "attention", "front_picture", "front")
+        curves = ("loss", "gate", "i_star_moved", "selection/score")
+        shown = (*curves, "drawn", "masks", "attention", "picture", "front_picture", "front")
         assert not [key for key in shown if f'"{key}"' not in text] and "group" in text
         monkeypatch.setattr(Server, "refuse", True)
         done = wandb_page(tmp_path, url)
