@@ -83,6 +83,11 @@ class Captions:
                 f"{', '.join(LIBRARY_KINDS)} file, or hf:DATASET."
             )
 
+    def check(self) -> None:
+        """Read the first caption. Raises UserError where there is none, or no such column."""
+        if next(iter(self), None) is None:
+            raise UserError(f"captions={self.source} holds no caption; give a file with at least one.")
+
     def __iter__(self) -> Iterator[str]:
         plain = not self.remote and Path(self.source).suffix.lower() not in LIBRARY_KINDS
         return islice(self._lines() if plain else self._rows(), self.count)

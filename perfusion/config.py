@@ -25,6 +25,23 @@ def native_bfloat16() -> bool:
 OmegaConf.register_new_resolver("cpu_precision", lambda: "bf16-mixed" if native_bfloat16() else "32-true", replace=True)
 
 
+def preset(gib: float | None) -> str:
+    """The name in conf/trainer for a GPU of so much memory; None where there is none."""
+    return "cpu" if gib is None else "gpu_24gb" if gib > 20 else "gpu_8gb"
+
+
+def trainer_for(model: str, *small: str) -> str:
+    """The trainer where none is named: by the GPU that is here, if any; the CPU for the small models."""
+    if model in small:
+        return "cpu"
+    import torch
+
+    return preset(torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else None)
+
+
+OmegaConf.register_new_resolver("trainer_for", trainer_for, replace=True)
+
+
 def concept_of(cfg: DictConfig) -> DictConfig:
     """The concept's images, name and super_category: as configured, else from concept.yaml beside the pictures.
 

@@ -73,13 +73,22 @@ class Covariance:
 
     def check_encoder(self, text_encoder, where: str) -> None:
         """Raises UserError where this C is of other encodings than the text encoder's."""
-        width, weights = text_encoder.config.hidden_size, text_encoder.state_dict().values()
+        self.check_width(text_encoder.config.hidden_size, where)
+        weights = text_encoder.state_dict().values()
         hash = tensors_hash(weights)
         rounded = any(w.dtype == torch.bfloat16 for w in weights)  # the hash knows float32 and float16 alone
-        if len(self.C) != width or (self.encoder not in ("", hash) and not rounded):
+        if self.encoder not in ("", hash) and not rounded:
             raise UserError(
-                f"covariance.file={where} is {len(self.C)} wide, of text encoder {self.encoder or 'unknown'}; this "
-                f"model's is {width} wide, {hash}: measure it with `perfusion covariance` on this model."
+                f"covariance.file={where} is of text encoder {self.encoder}, this model's is {hash}: measure it with "
+                "`perfusion covariance` on this model."
+            )
+
+    def check_width(self, width: int, where: str) -> None:
+        """Raises UserError where the encodings of this C are not `width` wide; no weights are needed."""
+        if len(self.C) != width:
+            raise UserError(
+                f"covariance.file={where} is {len(self.C)} wide, the encodings of this model are {width} wide: measure "
+                "it with `perfusion covariance` on this model."
             )
 
 

@@ -12,8 +12,12 @@ def draw(
     guidance: float,
     negative_prompt: str | None = None,
     batch_size: int = 16,
+    resolution: int | None = None,
 ) -> list[Image.Image]:
-    """One picture a prompt; the same prompt and seed give the same picture in any batch."""
+    """One picture a prompt; the same prompt and seed give the same picture in any batch.
+
+    resolution: pixels of a side; None for what the pipeline draws by itself.
+    """
     pictures = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
@@ -23,5 +27,7 @@ def draw(
             generator=[torch.Generator().manual_seed(s) for s in seeds[part]],
             num_inference_steps=steps,
             guidance_scale=guidance,
+            height=resolution,
+            width=resolution,
         ).images
     return pictures

@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import hydra
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.concept import Concept
 from perfusion.draw import draw
 from perfusion.errors import UserError
-from perfusion.models import load_pipeline
+from perfusion.models import check_device, check_model, load_pipeline, load_tokenizer
 from perfusion.picture import grid
-from perfusion.pipeline import load_concepts
+from perfusion.pipeline import check_gate, load_concepts
+from perfusion.text import add_placeholders
 
 
 def generate(cfg: DictConfig, folder: Path) -> list[Path]:
@@ -19,16 +19,27 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     if OmegaConf.is_missing(cfg, "prompts") or not cfg.prompts:
         raise UserError("prompts is not given; say what to draw, as in prompts='[\"a teddy* on a beach\"]'.")
     prompts = [cfg.prompts] if isinstance(cfg.prompts, str) else list(cfg.prompts)
+    if cfg.concepts and not OmegaConf.is_dict(cfg.concepts):
+        raise UserError(f"concepts={cfg.concepts} needs a trigger word and a file, as {{teddy*: teddy.safetensors}}.")
     concepts = {trigger: Concept.load(path) for trigger, path in (cfg.concepts or {}).items()}
+    check_model(cfg.model, ("path",))
+    check_gate(concepts, beta=cfg.beta, tau=cfg.tau, lock=cfg.lock)
+    add_placeholders(load_tokenizer(cfg.model), list(concepts))
+    if cfg.images < 1:
+        raise UserError(f"images={cfg.images} draws nothing; give at least 1.")
     for prompt in prompts:
         if concepts and not any(trigger.lower() in prompt.lower() for trigger in concepts):
             print(f'warning: prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
-    pipe = load_pipeline(cfg.model, cfg.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = check_device(cfg.device)
+    pipe = load_pipeline(cfg.model, device)
     if concepts:
         load_concepts(pipe, concepts).set_gate(beta=cfg.beta, tau=cfg.tau, lock=cfg.lock)
     repeated = [p for p in prompts for _ in range(cfg.images)]
     seeds = [cfg.seed + i for _ in prompts for i in range(cfg.images)]
-    drawn = draw(pipe, repeated, seeds, cfg.model.steps, cfg.model.guidance, cfg.negative_prompt, cfg.model.draw_batch)
+    drawn = draw(
+        pipe, repeated, seeds, cfg.model.steps, cfg.model.guidance, cfg.negative_prompt, cfg.model.draw_batch,
+        cfg.model.resolution,
+    )  # fmt: skip
     paths = [folder / f"{i // cfg.images:03d}-{i % cfg.images:02d}.png" for i in range(len(drawn))]
     for path, picture in zip(paths, drawn):
         picture.save(path)

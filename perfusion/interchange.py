@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from perfusion.concept import Concept, hash_of
 from perfusion.edit import energy, gate, target_key
 from perfusion.errors import UserError
-from perfusion.models import check_model, load_pipeline
+from perfusion.models import check_model, load_pipeline, load_tokenizer
 from perfusion.projections import cross_attentions
-from perfusion.text import TEMPLATES, add_placeholders, encode
+from perfusion.text import TEMPLATES, add_placeholders, encode, single_token
 from perfusion.whole import whole
 
 LDM_LAYER = re.compile(
@@ -154,6 +154,9 @@ def run(cfg: DictConfig) -> None:
     check_model(cfg.model, ("path",))
     read_checkpoint(cfg.file)
     trigger = cfg.name or f"{cfg.super_category}*"
+    tokenizer = load_tokenizer(cfg.model)
+    single_token(tokenizer, cfg.super_category)
+    add_placeholders(tokenizer, [trigger])
     concept = import_checkpoint(
         cfg.file,
         load_pipeline(cfg.model),

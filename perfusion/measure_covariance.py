@@ -3,13 +3,12 @@
 import importlib
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from perfusion.captions import Captions
 from perfusion.covariance import TOKENS, Covariance, second_moment
 from perfusion.errors import UserError
-from perfusion.models import check_model, load_pipeline
+from perfusion.models import check_device, check_model, load_pipeline
 from perfusion.towers import text_encoder_of
 
 
@@ -26,12 +25,16 @@ def measure(cfg: DictConfig) -> Covariance:
         raise UserError(f"output={output} exists already; give another name, or delete it to measure it again.")
     if cfg.captions:
         texts = Captions(cfg.captions, cfg.count, cfg.column)
+        texts.check()
     elif cfg.count:
         texts = importlib.import_module(cfg.model.captions).captions(cfg.count)
     else:
         raise UserError("count=null needs captions=FILE or hf:DATASET; the model's own captions have no end.")
+    for key in ("batch_size", "save_every"):
+        if cfg[key] < 1:
+            raise UserError(f"{key}={cfg[key]} does not work; at least 1 is allowed.")
+    device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model)
-    device = cfg.device or ("cuda" if torch.cuda.is_available() else "cpu")
     found = second_moment(
         texts,
         pipe.tokenizer,

@@ -26,7 +26,7 @@ from perfusion.edit import augment, overlap
 from perfusion.errors import UserError
 from perfusion.projections import lock_o_star_k, widen
 from perfusion.remember import remembered
-from perfusion.text import PlaceholderRows, add_placeholders, has_token, super_encoding, tokenize, twin_prompts
+from perfusion.text import PlaceholderRows, add_placeholders, held_tokens, super_encoding, tokenize, twin_prompts
 from perfusion.towers import text_encoder_of
 
 PARTS = ("tokenizer", "text_encoder", "unet", "encode_prompt")
@@ -97,6 +97,39 @@ def _loaded(pipe) -> "LoadedConcepts":
     return pipe._perfusion
 
 
+def check_gate(concepts: dict[str, Concept], **settings) -> None:
+    """Raises UserError for settings that `LoadedConcepts.set_gate` would not take with these concepts."""
+    for name, value in settings.items():
+        if name not in ("beta", "tau", "lock"):
+            raise UserError(f"{name}={value} is unknown; allowed are: beta, tau, lock.")
+        for one in value if _is_list(value) else [value]:
+            _check_lock(concepts, one) if name == "lock" else _values(concepts, name, one)
+
+
+def _check_lock(concepts: dict[str, Concept], lock: str | None) -> None:
+    locks = [c.lock for c in concepts.values()]
+    allowed = {"global", *(locks[:1] if len(set(locks)) == 1 else [])}
+    if lock is not None and lock not in allowed:
+        raise UserError(
+            f"lock={lock} is not to be had with {list(concepts)}, trained with {locks}; allowed are None and "
+            f"{sorted(allowed)}."
+        )
+
+
+def _values(concepts: dict[str, Concept], name: str, value) -> list[float]:
+    """One setting of one sample as a number for every concept."""
+    own = {trigger: getattr(c, name) for trigger, c in concepts.items()}
+    named = value if isinstance(value, dict) else {} if value is None else dict.fromkeys(own, value)
+    for trigger, number in named.items():
+        if trigger not in own:
+            raise UserError(
+                f'{name} names the concept "{trigger}", which is not loaded; loaded are: {", ".join(own)}.'
+            )
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or (name == "tau" and number <= 0):
+            raise UserError(f"{name}={number} of {trigger} must be a {'positive ' * (name == 'tau')}number.")
+    return [float(x) for x in (own | named).values()]
+
+
 class LoadedConcepts:
     """The concepts on one pipeline: their gates, and the way back."""
 
@@ -129,7 +162,7 @@ class LoadedConcepts:
     def _widen_denoiser(self) -> None:
         """Put the concepts' rows beside W. Raises UserError, before anything is changed, where they do not fit."""
         concepts = self.concepts
-        super_encodings = torch.stack([self._super_encoding(c.super_category) for c in concepts.values()])
+        super_encodings = torch.stack(self._super_encodings([c.super_category for c in concepts.values()]))
         locked = lock_o_star_k(self.pipe.unet, super_encodings)
         o_star_v, o_star_k = {}, {}
         for name, keys in locked.items():
@@ -142,11 +175,16 @@ class LoadedConcepts:
             o_star_k[name] = torch.stack([key if o is None else o for o, key in zip(trained, keys, strict=True)])
         self._widened = widen(self.pipe.unet, self.i_stars, o_star_v, o_star_k)
 
-    def _super_encoding(self, word: str) -> Tensor:
-        """`text.super_encoding`, computed once for as long as the text encoder's weights (and LoRAs) stay."""
-        weights = self._encoder.state_dict().values()
-        compute = lambda: super_encoding(self._tokenizers["tokenizer"], self._encoder, word)
-        return remembered(self.pipe, ("super_encoding", word), weights, compute)
+    def _super_encodings(self, words: list[str]) -> list[Tensor]:
+        """`text.super_encoding` of each word, computed once for as long as the text encoder's weights stay."""
+        state = self._encoder.state_dict()
+        # A LoRA is switched and scaled without any weight changing: then nothing is kept.
+        lora = any("lora_" in name for name in state)
+        known = {} if lora else remembered(self.pipe, "super_encodings", state.values(), dict)
+        for word in dict.fromkeys(words):
+            if word not in known:
+                known[word] = super_encoding(self._tokenizers["tokenizer"], self._encoder, word)
+        return [known[word] for word in words]
 
     def _widening_anew(self, method):
         """A LoRA method of the pipeline on the pipeline's own layers; o*_K then follows from the W that it leaves."""
@@ -170,11 +208,19 @@ class LoadedConcepts:
         return tuple(map(narrow, args)), {name: narrow(value) for name, value in kwargs.items()}
 
     def _check_distinct(self) -> None:
-        condition = torch.linalg.cond(overlap(self.i_stars, self.c_inv_i_stars).double())
-        if condition > 1e5:
+        # Two at a time, since a prompt holds few of them: more concepts than i* has numbers may be loaded.
+        G = overlap(self.i_stars, self.c_inv_i_stars).double()
+        cosine = (G * G.T).clamp(min=0).sqrt().fill_diagonal_(0)  # in the metric of C^-1
+        if cosine.max() > 1 - 2e-5:
+            alike = [list(self.concepts)[i] for i in divmod(int(cosine.argmax()), len(G))]
             raise UserError(
-                f"concepts {list(self.concepts)} have all but the same i* (condition {condition:.1e}, allowed "
-                "1e5), so they cannot be told apart in one prompt; load one of them, or them one at a time."
+                f"concepts {alike} have all but the same i* (cosine {cosine.max():.6f}, allowed 0.99998), so they "
+                "cannot be told apart in one prompt; load one of them, or them one at a time."
+            )
+        if self.always_on and (condition := torch.linalg.cond(G)) > 1e5:
+            raise UserError(
+                f"{len(G)} concepts act on every prompt under always_on=True, and their i* depend on each other "
+                f"(condition {condition:.1e}, allowed 1e5); load fewer, or leave always_on=False."
             )
 
     def unload(self) -> None:
@@ -199,11 +245,7 @@ class LoadedConcepts:
         lock: "global" (keys see the prompt with the super-category's word), the concepts' own lock, or a list of these.
         Raises UserError for an unknown name or value.
         """
-        for name, value in settings.items():
-            if name not in self.settings:
-                raise UserError(f"{name}={value} is unknown; allowed are: {', '.join(self.settings)}.")
-            for one in value if _is_list(value) else [value]:
-                self._check_lock(one) if name == "lock" else self._values(name, one)
+        check_gate(self.concepts, **settings)
         self.settings.update(settings)
 
     @contextmanager
@@ -215,27 +257,6 @@ class LoadedConcepts:
             yield self
         finally:
             self.settings = before
-
-    def _check_lock(self, lock: str | None) -> None:
-        allowed = {"global"} | set.intersection(*({c.lock} for c in self.concepts.values()))
-        if lock is not None and lock not in allowed:
-            raise UserError(
-                f"lock={lock} is not to be had with {list(self.concepts)}, trained with "
-                f"{[c.lock for c in self.concepts.values()]}; allowed are None and {sorted(allowed)}."
-            )
-
-    def _values(self, name: str, value) -> list[float]:
-        """One setting of one sample as a number for every concept."""
-        own = {trigger: getattr(c, name) for trigger, c in self.concepts.items()}
-        named = value if isinstance(value, dict) else {} if value is None else dict.fromkeys(own, value)
-        for trigger, number in named.items():
-            if trigger not in own:
-                raise UserError(
-                    f'{name} names the concept "{trigger}", which is not loaded; loaded are: {", ".join(own)}.'
-                )
-            if isinstance(number, bool) or not isinstance(number, (int, float)) or (name == "tau" and number <= 0):
-                raise UserError(f"{name}={number} of {trigger} must be a {'positive ' * (name == 'tau')}number.")
-        return [float(x) for x in (own | named).values()]
 
     def _per_image(self, name: str, prompts: int, images: int) -> list:
         """The setting as one value per image: [prompts * images], the images of one prompt side by side."""
@@ -296,13 +317,12 @@ class LoadedConcepts:
         tokenizer, count = self.pipe.tokenizer, len(texts[0])
         for prompts in texts:
             tokenize(tokenizer, prompts)  # warns where a prompt is cut
-        found = lambda i: zip(
-            *(has_token(tokenizer, prompts, i) for prompts in texts), strict=True
-        )  # in any text encoder's
-        has = [[self.always_on or any(h) for h in found(i)] for i in self.token_ids.values()]
+        # By each prompt, whichever text encoder it is for.
+        held = [set.union(*ids) for ids in zip(*(held_tokens(tokenizer, prompts) for prompts in texts), strict=True)]
+        has = [[self.always_on or i in row for row in held] for i in self.token_ids.values()]
         on = torch.tensor(has).T.repeat_interleave(images, dim=0).to(e.device)
         gates = [
-            torch.tensor([self._values(name, v) for v in self._per_image(name, count, images)])
+            torch.tensor([_values(self.concepts, name, v) for v in self._per_image(name, count, images)])
             for name in ("beta", "tau")
         ]
         v = augment(e, self.i_stars, self.c_inv_i_stars, *gates, on)

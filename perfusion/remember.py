@@ -18,12 +18,18 @@ def state_of(tensors: Iterable[Tensor]) -> tuple:
     for t in tensors:
         by_device.setdefault(t.device, []).append(t.reshape(-1)[:: max(1, t.numel() // SAMPLES)].float().sum())
     samples = [tuple(torch.stack(sums).tolist()) for sums in by_device.values()]  # one transfer a device
-    return tuple((t.data_ptr(), t._version, t.dtype) for t in tensors), tuple(samples)
+    version = lambda t: None if t.is_inference() else t._version  # tensors made in inference mode do not count
+    return tuple((t.data_ptr(), version(t), t.dtype, t.shape) for t in tensors), tuple(samples)
 
 
 def remembered(pipe, name, tensors: Iterable[Tensor], compute: Callable[[], Value]) -> Value:
     """`compute()`, or what it gave on this pipeline under `name` while `tensors` were as they are now."""
-    state, memory = state_of(tensors), pipe.__dict__.setdefault("_perfusion_memory", {})
+    return kept(pipe, name, state_of(tensors), compute)
+
+
+def kept(pipe, name, state, compute: Callable[[], Value]) -> Value:
+    """`compute()`, or what it gave on this pipeline under `name` while `state` was equal to this one."""
+    memory = pipe.__dict__.setdefault("_perfusion_memory", {})
     if name not in memory or memory[name][0] != state:
         memory[name] = state, compute()
     return memory[name][1]

@@ -62,8 +62,9 @@ class Selection(pl.Callback):
             named = [p.format(module.trigger) for p in prompts]
             with module.trainer.precision_plugin.forward_context():
                 drawn = draw(
-                    pipe, named, seeds, self.model.steps, self.model.guidance, batch_size=self.model.draw_batch
-                )
+                    pipe, named, seeds, self.model.steps, self.model.guidance, batch_size=self.model.draw_batch,
+                    resolution=self.model.resolution,
+                )  # fmt: skip
             handle.unload()
         self.drawn = list(zip(named, drawn))
         shown = self.path.parent / "selection"

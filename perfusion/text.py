@@ -56,7 +56,7 @@ def add_placeholders(tokenizer, triggers: list[str]):
     another.
     """
     tokenizer = _light_copy(tokenizer)
-    ids, seen = {}, {}
+    seen: dict[str, str] = {}
     for trigger in triggers:
         if not trigger.strip() or re.search(r"\s", trigger):
             raise UserError(f'trigger="{trigger}" must be one word without spaces, such as "teddy*".')
@@ -69,9 +69,9 @@ def add_placeholders(tokenizer, triggers: list[str]):
                 f'trigger="{trigger}" is already a word of the tokenizer; use a new one such as "{trigger}*".'
             )
         seen[trigger.lower()] = trigger
-        tokenizer.add_tokens([AddedToken(trigger.lower(), single_word=True, normalized=True)])
-        ids[trigger] = tokenizer.convert_tokens_to_ids(trigger.lower())
-    return tokenizer, ids
+    # All at once: each call builds the search for added tokens anew.
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in seen])
+    return tokenizer, {trigger: tokenizer.convert_tokens_to_ids(word) for word, trigger in seen.items()}
 
 
 def _light_copy(tokenizer):
@@ -123,14 +123,15 @@ def _install(tower, rows: dict[int, Tensor], part: slice) -> list:
         # from the whole encoder: one that pools at its largest id (SDXL's second) would take a placeholder for the end.
         ids = args[0] if args else kwargs["input_ids"]
         seen.append(ids)
-        hidden = ids.masked_fill(sum(ids == i for i in rows) > 0, 0)
+        hidden = ids.masked_fill(torch.isin(ids, torch.tensor(list(rows), device=ids.device)), 0)
         return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"input_ids": hidden})
 
     def write(module, args, output):
         ids = seen.pop()
-        for token_id, row in rows.items():
+        for token_id in rows.keys() & set(ids.unique().tolist()):  # of many concepts a prompt holds few
             # The ids' own device may be another than the encoder's, under CPU offload.
-            output = torch.where((ids == token_id).to(output.device)[..., None], row[part].to(output), output)
+            here = (ids == token_id).to(output.device)[..., None]
+            output = torch.where(here, rows[token_id][part].to(output), output)
         return output
 
     embedding = tower.get_input_embeddings()
@@ -191,10 +192,9 @@ def twin_prompts(prompts: list[str], super_categories: dict[str, str]) -> list[s
     return prompts
 
 
-def has_token(tokenizer, prompts: list[str], token_id: int) -> list[bool]:
-    """Whether each prompt holds the token within the text encoder's limit."""
-    ids = tokenizer(prompts, truncation=True, max_length=tokenizer.model_max_length).input_ids
-    return [token_id in row for row in ids]
+def held_tokens(tokenizer, prompts: list[str]) -> list[set[int]]:
+    """The token ids that each prompt holds within the text encoder's limit."""
+    return [set(row) for row in tokenizer(prompts, truncation=True, max_length=tokenizer.model_max_length).input_ids]
 
 
 def mean_at(encodings: Tensor, positions: Tensor) -> Tensor:

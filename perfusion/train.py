@@ -17,7 +17,7 @@ from perfusion.data import ConceptData, picture_paths
 from perfusion.draw import draw
 from perfusion.edit import inverse_metric
 from perfusion.errors import UserError
-from perfusion.evaluation.clip import ClipScorer
+from perfusion.evaluation.dino import open_scorer
 from perfusion.models import check_covariance, check_model, covariance, load_pipeline, load_tokenizer
 from perfusion.module import PerfusionModule
 from perfusion.picture import grid
@@ -27,6 +27,7 @@ from perfusion.text import add_placeholders, single_token
 from perfusion.where import attention_rows, look
 from perfusion.whole import write_json
 
+SMALL = 32 * 32  # latents: above, plain products would fill the memory, which grows with the square (SD 1.5: 64 x 64)
 BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
 
 
@@ -52,7 +53,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict:
     started = time.perf_counter()
     concept_cfg = concept_of(cfg)
     check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
-    check_covariance(**cfg.covariance)
+    check_covariance(cfg.model, **cfg.covariance)
     tokenizer = load_tokenizer(cfg.model)
     single_token(tokenizer, concept_cfg.super_category)
     add_placeholders(tokenizer, [concept_cfg.name])
@@ -60,6 +61,9 @@ def _train(cfg: DictConfig, folder: Path) -> dict:
         raise UserError(f"masks={cfg.masks} is unknown; allowed are clipseg and null.")
     if cfg.lock not in LOCKS:
         raise UserError(f"lock={cfg.lock} is unknown; a concept is trained with one of: {', '.join(LOCKS)}.")
+    for key in ("batch_size", "max_steps"):
+        if cfg[key] < 1:
+            raise UserError(f"{key}={cfg[key]} does not work; at least 1 is allowed.")
     if cfg.shots is not None and cfg.shots < 1:
         raise UserError(f"shots={cfg.shots} leaves no picture; give at least 1, or null for all of them.")
     if cfg.i_star_gradient and cfg.model.get("gradient_checkpointing"):
@@ -84,9 +88,11 @@ def _train(cfg: DictConfig, folder: Path) -> dict:
         data.show(folder / "masks.png")
         print(f"masks:    {folder / 'masks.png'} (edit the .mask.png beside a picture to change one)")
 
+    scorer = open_scorer(cfg.model.scorer)  # before the long part: it may have to be downloaded
     pl.seed_everything(cfg.seed, verbose=False)
     pipe = load_pipeline(cfg.model, trainer.strategy.root_device)
-    if pipe.device.type == "cpu" and not cfg.model.get("attention"):
+    positions = (cfg.model.resolution // pipe.vae_scale_factor) ** 2
+    if pipe.device.type == "cpu" and not cfg.model.get("attention") and positions <= SMALL:
         pipe.unet.set_attn_processor(AttnProcessor())  # the fused kernel's backward is slower than plain products there
     # Frozen from here on, so remembered: load_concepts asks for it at every selection.
     hash = pipe._perfusion_base_hash = hash_of(pipe)
@@ -109,7 +115,6 @@ def _train(cfg: DictConfig, folder: Path) -> dict:
         "config": short,
     }
     file = folder / "concept.safetensors"
-    scorer = ClipScorer(cfg.model.scorer)
     selection = Selection(cfg.selection, cfg.model, scorer, data.pictures, metadata, file)
     trainer.callbacks.insert(0, selection)
     remote = next((logger for logger in trainer.loggers if type(logger).__name__ == "WandbLogger"), None)
@@ -181,15 +186,16 @@ def show(pipe, concept: Concept, data: ConceptData, cfg: DictConfig, path: Path)
     prompts = list(cfg.selection.prompts)
     seeds = [cfg.selection.seed + i for i in range(len(prompts))]
     word, trigger = concept.super_category, concept.trigger
-    batch = cfg.model.draw_batch
-    base = draw(pipe, [p.format(word) for p in prompts], seeds, cfg.model.steps, cfg.model.guidance, batch_size=batch)
+    how = {"steps": cfg.model.steps, "guidance": cfg.model.guidance}
+    how |= {"batch_size": cfg.model.draw_batch, "resolution": cfg.model.resolution}
+    base = draw(pipe, [p.format(word) for p in prompts], seeds, **how)
     rows = [("photos", [("", p) for p in data.pictures[: len(prompts)]]),
             ("base model", [(p.format(word), i) for p, i in zip(prompts, base)])]  # fmt: skip
     handle = load_concepts(pipe, {trigger: concept})
     for beta in BIASES:
         with handle.gate(beta=beta):
             named = [p.format(trigger) for p in prompts]
-            drawn = draw(pipe, named, seeds, cfg.model.steps, cfg.model.guidance, batch_size=batch)
+            drawn = draw(pipe, named, seeds, **how)
         rows.append((f"{trigger}\nbias {beta}", [(p.format(trigger), i) for p, i in zip(prompts, drawn)]))
     handle.unload()
     grid(rows, path)

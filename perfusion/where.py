@@ -45,7 +45,10 @@ def look(pipe, prompts: list[str], seeds: list[int], model: DictConfig, side: in
     for start in range(0, len(prompts), model.draw_batch):
         part = slice(start, start + model.draw_batch)
         with attention_maps(pipe.unet, side) as recorded:
-            pictures = draw(pipe, prompts[part], seeds[part], model.steps, model.guidance, batch_size=model.draw_batch)
+            pictures = draw(
+                pipe, prompts[part], seeds[part], model.steps, model.guidance, batch_size=model.draw_batch,
+                resolution=model.resolution,
+            )  # fmt: skip
         for prompt, picture, maps in zip(prompts[part], pictures, recorded.maps[-len(pictures) :]):
             words = word_positions(pipe.tokenizer, prompt)
             found.append(Looked(prompt, picture, {word: maps[at].mean(0).cpu() for word, at in words.items()}))

@@ -4,7 +4,8 @@ python scripts/measure_loading.py                     # writes results/loading.j
 python scripts/measure_loading.py --tiny --concepts 50 --rounds 2 --results /tmp/loading.json
 
 `file_ms` is Concept.load; `load_ms` is load_concepts of one file onto a pipeline, which adds the hash of the base
-model's weights, a tokenizer with one more word and the encoding of the super-category's word. Resident concepts are
+model's weights, a tokenizer with one more word and the encoding of the super-category's word; `load_all_ms` is
+load_concepts of them all, `encode_ms_all` a prompt's encodings then, beside the stock pipeline's. Resident concepts are
 Concept objects in memory, and their rows in the widened layers; a step is one UNet call on a batch of 2 whose prompt
 holds one of them, in turn with the stock UNet's.
 """
@@ -59,7 +60,8 @@ def main(options) -> dict:
         paths = [Path(folder) / f"{i}.safetensors" for i in range(options.concepts)]
         for path in paths:
             o_star = {name: draw(w) for name, w in widths.items()}
-            Concept("teddy*", "teddy", draw(d), draw(d), draw(d_tok), o_star, base_hash=hash).save(path)
+            i_star = draw(d)  # and C = 1
+            Concept("teddy*", "teddy", i_star, i_star, draw(d_tok), o_star, base_hash=hash).save(path)
         result["file_bytes"] = paths[0].stat().st_size
         result["file_ms"] = milliseconds(lambda: Concept.load(paths[0]), 20)
         load = lambda: load_concepts(pipe, {"teddy*": paths[0]})
@@ -79,6 +81,12 @@ def main(options) -> dict:
         concepts = [Concept.load(path) for path in paths]
     result["concepts"] = len(concepts)
     result["concepts_mib"] = round(resident() - before, 1)
+    named = {f"w{i}*": concept for i, concept in enumerate(concepts)}
+    result["load_all_ms"] = milliseconds(lambda: load_concepts(pipe, named), 1)
+    encode = lambda: pipe.encode_prompt("a w0* on a beach", "cpu", 1, True)
+    result["encode_ms_all"] = milliseconds(encode, 3)
+    pipe._perfusion.unload()
+    result["encode_ms_stock"] = milliseconds(encode, 3)
 
     before, stack = resident(), lambda name: torch.stack([getattr(c, name) for c in concepts])
     i_stars, keys = stack("i_star"), stack("c_inv_i_star")

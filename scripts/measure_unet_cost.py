@@ -12,7 +12,7 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from omegaconf import OmegaConf
 from pretrain_unet import build
 
-from perfusion.config import CONF
+from perfusion.config import CONF, native_bfloat16
 from perfusion.whole import write_json
 
 BATCH, ROUNDS = 32, 5
@@ -28,7 +28,7 @@ SHAPES = {
 def step(unet: UNet2DConditionModel, optimizer: torch.optim.Optimizer) -> float:
     """Seconds of one step of BATCH pictures' latents."""
     started = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
         drawn = unet(torch.randn(BATCH, 8, 16, 16), torch.randint(1000, (BATCH,)), torch.randn(BATCH, 32, 128)).sample
     drawn.float().square().mean().backward()
     optimizer.step()
@@ -51,7 +51,8 @@ def main() -> None:
             if turn:
                 seconds[name].append(took)
     result = {
-        "what": f"training step, bfloat16 autocast, batch {BATCH}, 16 x 16 x 8 latents; medians of {ROUNDS} turns",
+        "what": f"training step, {'bfloat16 autocast' if native_bfloat16() else 'float32'}, batch {BATCH}, 16 x 16 x 8 "
+        f"latents; medians of {ROUNDS} turns",
         "threads": torch.get_num_threads(),
         "shapes": {
             name: {

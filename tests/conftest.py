@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -103,6 +104,12 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "pipeline"
     pipe.save_pretrained(path)
     return path
+
+
+def without_weights(folder, to) -> str:
+    """A copy of a pipeline's folder that cannot load: what is refused with it is refused before weights load."""
+    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
+    return str(to)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import hydra
 import pandas
 import pytest
 import torch
-from conftest import WORDS
+from conftest import WORDS, without_weights
 from omegaconf import OmegaConf
 
 from perfusion.captions import Captions, captions
@@ -150,7 +150,7 @@ def test_files(pipe, tmp_path):
     again.check_encoder(pipe.text_encoder, "C.safetensors")
     again.check_encoder(copy.deepcopy(pipe.text_encoder).bfloat16(), "C.safetensors")
     pipe.text_encoder.get_input_embeddings().weight.data[3] += 1
-    with pytest.raises(UserError, match="is 32 wide, of text encoder"):
+    with pytest.raises(UserError, match="is of text encoder"):
         again.check_encoder(pipe.text_encoder, "C.safetensors")
     with pytest.raises(UserError, match="does not exist"):
         Covariance.load(tmp_path / "gone")
@@ -172,7 +172,7 @@ def test_the_published_one_meets_its_conditions(pipe):
     key = target_key(inverse_metric(found.C, 0.0), i_star)
     literal = torch.linalg.solve(found.C, i_star.double())
     torch.testing.assert_close(key.double(), literal / (literal @ i_star.double()), rtol=1e-3, atol=1e-6)
-    with pytest.raises(UserError, match="is 768 wide.*this model's is 32 wide"):
+    with pytest.raises(UserError, match="is 768 wide, the encodings of this model are 32 wide"):
         found.check_encoder(pipe.text_encoder, "perfusion_pytorch")
 
 
@@ -194,17 +194,25 @@ def test_command(folder, tmp_path):
     pipe = load_pipeline(cfg.model)
     expected = second_moment(many(30), pipe.tokenizer, pipe.text_encoder, progress=False)
     torch.testing.assert_close(written.C, expected.C)
-    check_covariance(**chosen)
+    check_covariance(cfg.model, **chosen)
     assert torch.equal(covariance(pipe, cfg.model, **chosen).C, written.C)
     assert [p.name for p in tmp_path.glob("C*")] == ["C.safetensors"]
     with pytest.raises(UserError, match="exists already"):
         measure(cfg)
+    (tmp_path / "empty.txt").write_text("\n\n")
+    (tmp_path / "d.csv").write_text("id\n1\n")
+    cfg.model.path = without_weights(folder, tmp_path / "bare")  # all is found before any are asked for
     for change, sentence in [
         ({"tokens": "some"}, "tokens="),
         ({"captions": "/gone"}, "does not exist"),
         ({"captions": None, "count": None}, "count=null"),
+        ({"captions": f"{tmp_path}/empty.txt"}, "holds no caption"),
+        ({"captions": f"{tmp_path}/d.csv"}, "no column of captions"),
+        ({"batch_size": 0}, "batch_size=0"),
     ]:
         with pytest.raises(UserError, match=sentence):
             measure(OmegaConf.merge(cfg, {"output": f"{tmp_path}/new"} | change))
     with pytest.raises(UserError, match="covariance.file=/gone does not exist"):
-        check_covariance(None, None, file="/gone")
+        check_covariance(cfg.model, None, None, file="/gone")
+    with pytest.raises(UserError, match="is 768 wide, the encodings of this model are 32 wide"):  # no weights needed
+        check_covariance(cfg.model, None, None, file="perfusion_pytorch")

@@ -6,6 +6,7 @@ import hydra
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import without_weights
 from omegaconf import OmegaConf
 from torch import nn
 
@@ -132,6 +133,11 @@ def test_command(folder, pipe, tmp_path):
         cfg = hydra.compose("import", [*overrides, f"output={tmp_path}/teddy.safetensors"])
     with pytest.raises(UserError, match="file is not given"):
         run(cfg)
+    asked = OmegaConf.merge(cfg, {"file": str(tmp_path / "teddy.ckpt"), "super_category": "teddy"})
+    asked.model.path = without_weights(folder, tmp_path / "bare")
+    for change, sentence in [({"super_category": "teddy bear"}, "exactly 1 is"), ({"name": "cat"}, "already a word")]:
+        with pytest.raises(UserError, match=sentence):  # and not by load_concepts, on the finished file
+            run(OmegaConf.merge(asked, change))
     with pytest.warns(UserWarning, match="reduced"):
         run(OmegaConf.merge(cfg, {"file": str(tmp_path / "teddy.ckpt"), "super_category": "teddy"}))
     concept = Concept.load(tmp_path / "teddy.safetensors")

@@ -9,14 +9,16 @@ import hydra
 import numpy as np
 import pytest
 import torch
+from conftest import without_weights
 from omegaconf import OmegaConf
 from PIL import Image
 from test_sdxl import tokenizers
 from tiny import open_clip_folder, sd21, sdxl
 
 from perfusion.concept import Concept, base_hash
-from perfusion.config import CONF
+from perfusion.config import CONF, preset, trainer_for
 from perfusion.errors import UserError
+from perfusion.generate import generate
 from perfusion.models import check_model, load_pipeline, load_tokenizer
 from perfusion.pipeline import load_concepts
 from perfusion.train import train
@@ -44,6 +46,14 @@ def test_presets_set_the_model_too_and_yield_to_the_command_line(name, dtype):
     assert compose("train").batch_size == 16 and compose("train").trainer.accelerator == "cpu"
 
 
+def test_the_trainer_is_the_machines_own_where_none_is_named():
+    assert [preset(gib) for gib in (None, 7.6, 11.9, 23.6)] == ["cpu", "gpu_8gb", "gpu_8gb", "gpu_24gb"]
+    assert trainer_for("emojiland", "emojiland") == "cpu"
+    here = OmegaConf.to_container(compose("train", "model=sd15").trainer)
+    named = compose("train", "model=sd15", f"trainer={trainer_for('sd15', 'emojiland')}").trainer
+    assert here == OmegaConf.to_container(named)
+
+
 @pytest.mark.parametrize(
     "overrides, sentence",
     [
@@ -51,6 +61,8 @@ def test_presets_set_the_model_too_and_yield_to_the_command_line(name, dtype):
         (["model=sdxl", "model.path=sdxl.safetensors"], "model.path=sdxl.safetensors does not exist"),
         (["model=sd15", "model.path=no/such/thing"], "model.path=no/such/thing is no folder here"),
         (["model.dtype=int8"], "model.dtype=int8 is unknown; allowed are: float32, float16, bfloat16"),
+        (["model.resolution=500"], "model.resolution=500 does not work; a positive multiple of 8"),
+        (["model.draw_batch=0"], "model.draw_batch=0 does not work; at least 1"),
         (["model.attention=flash"], "model.attention=flash is unknown; allowed are: None, sdpa, sliced, xformers"),
     ],
 )
@@ -88,6 +100,27 @@ def test_the_command_says_it_in_one_sentence(tmp_path):
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "download it once where there is a network" in done.stderr.strip().splitlines()[-1]
     assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_generate_draws_at_the_models_resolution_and_refuses_before_weights_load(folder, make_concept, pipe, tmp_path):
+    make_concept(pipe).save(tmp_path / "teddy.safetensors")
+    given = [f"model.path={folder}", "model.resolution=24", "model.steps=1", "images=1", "prompts=[a teddy*]"]
+    given += ["device=cpu", f"concepts={{teddy*: {tmp_path / 'teddy.safetensors'}}}"]
+    with Image.open(generate(compose("generate", *given), tmp_path)[0]) as drawn:
+        assert drawn.size == (24, 24)  # the folder's own is 16
+    given.append(f"model.path={without_weights(folder, tmp_path / 'bare')}")
+    wrong = [
+        ("lock=nowhere", "lock=nowhere is not to be had"),
+        ("tau=0", "tau=0 of teddy"),
+        ("beta=high", "beta=high of"),
+        ("images=0", "images=0 draws nothing"),
+        ("device=cuda:99", "device=cuda:99 cannot be used here"),
+        ("concepts=teddy.safetensors", "a trigger word and a file"),
+        (f"concepts={{teddy: {tmp_path / 'teddy.safetensors'}}}", "already a word"),
+    ]
+    for override, sentence in wrong:
+        with pytest.raises(UserError, match=sentence):
+            generate(compose("generate", *given, override), tmp_path)
 
 
 def test_bfloat16_is_bound_to_the_same_base(folder, make_concept):

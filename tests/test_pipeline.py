@@ -263,6 +263,21 @@ def test_refused_before_anything_changes(pipe, make_concept):
         load_concepts(pipe.unet, {"teddy*": concept})
 
 
+def test_more_concepts_than_the_encodings_are_wide(pipe, make_concept):
+    """48 residents on encodings of 32: a prompt draws as with its own two concepts alone."""
+    triggers = ["teddy*", "teapot*", *(f"w{i}*" for i in range(46))]
+    made = {t: make_concept(pipe, t, "teapot" if t == "teapot*" else "teddy", seed) for seed, t in enumerate(triggers)}
+    with load_concepts(pipe, {t: made[t] for t in triggers[:2]}).gate(beta=0.3):
+        expected = draw(pipe, "a teddy* with a teapot*")
+    unload_concepts(pipe)
+    with load_concepts(pipe, made).gate(beta=0.3):
+        assert close(draw(pipe, "a teddy* with a teapot*"), expected)
+        assert not close(draw(pipe, "a w7* with a teapot*"), expected)
+    unload_concepts(pipe)
+    with pytest.raises(UserError, match="48 concepts act on every prompt"):
+        load_concepts(pipe, made, always_on=True)
+
+
 @pytest.mark.parametrize(
     "settings, match",
     [

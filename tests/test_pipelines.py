@@ -1,5 +1,7 @@
 """The table of docs/pipelines.md: concepts on every stock pipeline, and beside what users do to pipelines."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,10 @@ from diffusers import (
     DPMSolverSinglestepScheduler,
     EulerAncestralDiscreteScheduler,
     HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
     LCMScheduler,
+    LMSDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
@@ -20,6 +24,7 @@ from diffusers import (
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
+    TCDScheduler,
     UniPCMultistepScheduler,
 )
 from peft import LoraConfig
@@ -38,9 +43,12 @@ SCHEDULERS = [
     DPMSolverSinglestepScheduler,
     EulerAncestralDiscreteScheduler,
     HeunDiscreteScheduler,
+    KDPM2AncestralDiscreteScheduler,
     KDPM2DiscreteScheduler,
     LCMScheduler,
+    pytest.param(LMSDiscreteScheduler, marks=pytest.mark.skipif(find_spec("scipy") is None, reason="needs scipy")),
     PNDMScheduler,
+    TCDScheduler,
     UniPCMultistepScheduler,
 ]
 PICTURE = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)

@@ -1,11 +1,14 @@
 """What is remembered of weights is forgotten as soon as they change."""
 
 import copy
+from types import SimpleNamespace
 
 import torch
+from peft import LoraConfig
 from tokenizers import AddedToken
 
 from perfusion.concept import base_hash, hash_of
+from perfusion.pipeline import load_concepts
 from perfusion.projections import cross_attentions
 from perfusion.remember import remembered
 from perfusion.text import add_placeholders
@@ -19,6 +22,30 @@ def test_computed_once_until_the_tensors_change(pipe):
     assert ask() == 2
     weight = weight.clone()
     assert ask() == 3
+
+
+def test_tensors_made_in_inference_mode():
+    with torch.inference_mode():
+        weight = torch.ones(3)
+    memory = SimpleNamespace()
+    assert remembered(memory, "what", [weight], lambda: 1) == remembered(memory, "what", [weight], lambda: 2) == 1
+
+
+def test_a_lora_on_the_text_encoder_is_switched_without_its_weights_changing(pipe, make_concept):
+    """The lock's keys are W_K . the super-category's encoding, with the LoRA or without it."""
+    concept = make_concept(pipe)
+    keys = lambda: [o.clone() for o in pipe._perfusion._widened.o_star_k.values()]
+    load_concepts(pipe, {"teddy*": concept}).unload()
+    for part in (pipe.text_encoder, pipe.unet):
+        names = ["q_proj", "v_proj"] if part is pipe.text_encoder else ["to_q"]
+        part.add_adapter(LoraConfig(r=4, target_modules=names, init_lora_weights=False))
+    load_concepts(pipe, {"teddy*": concept})
+    with_lora = keys()
+    pipe.disable_lora()
+    without = keys()
+    pipe.enable_lora()
+    assert all(torch.equal(a, b) for a, b in zip(keys(), with_lora))
+    assert not any(torch.allclose(a, b, rtol=1e-3) for a, b in zip(without, with_lora))
 
 
 def test_a_pipeline_whose_weights_change_has_another_hash(pipe):

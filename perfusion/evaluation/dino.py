@@ -57,4 +57,10 @@ def open_scorer(source: str, device: str | torch.device = "cpu") -> ClipScorer |
         raise UserError(
             f"scorer {source} is no known name; give open_clip's NAME/PRETRAINED, timm:NAME or local-dir:FOLDER."
         )
-    return ClipScorer(source, device)
+    try:
+        return ClipScorer(source, device)
+    except (OSError, ValueError, RuntimeError) as error:  # the hub cannot be reached, an unknown tag
+        raise UserError(
+            f"scorer {source} cannot be loaded ({' '.join(str(error).split())}); give local-dir:FOLDER, or download it "
+            "once where there is a network (HF_HOME says where the cache is)."
+        ) from error

@@ -142,7 +142,9 @@ def score_points(
             prompts = [scores.prompts[i].with_word(concept.trigger) for i, _, _ in part]
             seeds = [seed_of(cfg, i, k) for i, k, _ in part]
             with handle.gate(**{name: [points[p][name] for *_, p in part] for name in ("beta", "tau", "lock")}):
-                drawn = draw(pipe, prompts, seeds, model.steps, model.guidance, batch_size=len(part))
+                drawn = draw(
+                    pipe, prompts, seeds, model.steps, model.guidance, batch_size=len(part), resolution=model.resolution
+                )
             for (i, k, p), picture, row in zip(part, drawn, scores.of(drawn, [i for i, _, _ in part])):
                 rows.append({"point": p, "prompt": i, "k": k} | row)
                 if k == 0 and i < len(shown):
@@ -161,7 +163,9 @@ def drift(pipe, concept: Concept, scores: Scores, cfg: DictConfig, model: DictCo
         "without_word": [p.without_word() for p in prompts],
         "super_category": [p.with_word(concept.super_category) for p in prompts],
     }
-    drawn = lambda texts: draw(pipe, texts, seeds, model.steps, model.guidance, batch_size=cfg.batch_size)
+    drawn = lambda texts: draw(
+        pipe, texts, seeds, model.steps, model.guidance, batch_size=cfg.batch_size, resolution=model.resolution
+    )
     base = {name: drawn(texts) for name, texts in sets.items()}
     result = {name: {} for name in sets}
     for mode in ("loaded", "always_on"):
