@@ -64,7 +64,7 @@ def show_front(cfg: DictConfig, result: dict, folder: Path) -> None:
     """One evaluation as a run of its own: the front as a table and as a picture. `finish` is called in any case."""
     mine = cfg.logger.wandb
     run = wandb.init(
-        project=mine.project, entity=mine.entity, group=mine.group, job_type="evaluate", dir=str(folder),
+        project=mine.project, entity=mine.entity, group=mine.group, job_type="evaluate", dir=str(folder.resolve()),
         mode="offline" if mine.offline else "online", name=f"{result['concept']} evaluated",
         config={"evaluation": OmegaConf.to_container(cfg.evaluation, resolve=True), "trained": result["trained"]},
     )  # fmt: skip

@@ -87,7 +87,7 @@ def keep(name: str, result: dict, rows: list[list[Image.Image]]) -> None:
 
 
 def trained(lock: str, overrides: list[str]):
-    """A concept learned with this lock, the base model, and the configuration; trained once into outputs/figures/LOCK-KEY."""
+    """A concept learned with this lock (once, in outputs/figures/LOCK-KEY), the base model, both configurations."""
     from perfusion.concept import Concept
     from perfusion.config import concept_of
     from perfusion.models import load_pipeline
@@ -141,8 +141,8 @@ def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
             axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.4, alpha=0.45)
             axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.4, alpha=0.45)
         axis.plot([], [], color=color, marker=MARKERS[index], markersize=2.5, linewidth=1, label=label)
-    # Names stand in a corner, in their line's colour and with its marker: beside short lines they would overlap.
-    axis.legend(loc="lower left", fontsize=6, labelcolor="linecolor", frameon=False, borderpad=0, handlelength=1.2)
+    # Names stand together, in their line's colour and with its marker: beside short lines they would overlap.
+    axis.legend(loc="best", fontsize=6, labelcolor="linecolor", frameon=False, borderpad=0, handlelength=1.2)
     axis.margins(0.1, 0.12)
     axis.ticklabel_format(useOffset=False)
     axis.locator_params(nbins=4)
@@ -150,10 +150,10 @@ def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def verdict(paired: dict) -> str:
+def verdict(paired: dict, apart: str = ", ") -> str:
     """A claim's outcome in a few words, with the paired difference and its interval."""
     holds = {True: "holds", False: "does not hold"}.get(paired["holds"], "undecided")
     if None in (paired["difference"], *paired["interval"]):
         return holds
     low, high = paired["interval"]
-    return f"{holds}, {paired['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{holds}{apart}{paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"

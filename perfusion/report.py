@@ -1,4 +1,4 @@
-"""perfusion report: a run or an experiment as one self-contained HTML page: no scripts, nothing loaded from elsewhere."""
+"""perfusion report: a run or an experiment as one HTML page: self-contained, no scripts, nothing loaded from elsewhere."""
 
 import base64
 import csv
@@ -27,7 +27,7 @@ figcaption{font-size:13px;color:#555}.pixels img{image-rendering:pixelated;zoom:
 CURVES = {  # metrics.csv: what its axis says
     "loss": "loss (masked denoising error)",
     "gate": "gate at the concept's token",
-    "i_star_moved": "distance of i* from the batch's encoding (share of its norm)",
+    "i_star_moved": "i*: distance from the batch's encoding, of its norm",
 }
 SCORES = ("text", "text_deleted", "image", "dino", "facts", "drawing")
 
@@ -85,8 +85,11 @@ def curves(metrics: Path, selection: list[dict]) -> str:
         shown.append(("selection (raw CLIP cosines)", by_score))
     if not shown:
         return ""
-    figure, axes = plt.subplots(1, len(shown), figsize=(3.1 * len(shown), 2.4), squeeze=False, layout="constrained")
-    for axis, (label, parts) in zip(axes[0], shown):
+    down = -(-len(shown) // 2)
+    figure, axes = plt.subplots(down, 2, figsize=(8.5, 2.4 * down), squeeze=False, layout="constrained")
+    for axis in axes.flat[len(shown) :]:
+        axis.set_axis_off()
+    for axis, (label, parts) in zip(axes.flat, shown):
         for name, color in zip(parts, ("#0072B2", "#D55E00", "#000000")):
             x, y = zip(*parts[name])
             axis.plot(x, y, color=color, linewidth=1.3, marker="o" if len(x) < 20 else None, markersize=3)
@@ -103,7 +106,7 @@ def curves(metrics: Path, selection: list[dict]) -> str:
 
 
 def of_run(folder: Path) -> str:
-    """The page of a training or an evaluation. Raises UserError for a folder of neither, or of another format version."""
+    """The page of a training or an evaluation. Raises UserError for a folder of neither, or of another format."""
     file = folder / "result.json"
     finished = "give the folder of a finished perfusion train or perfusion evaluate."
     if not file.is_file():
@@ -149,7 +152,7 @@ def of_evaluation(folder: Path, result: dict) -> str:
         [
             section("Pareto front", picture(folder / "front.png", "image against text similarity, by bias")),
             section("Operating points", table(result["summary"], columns)),
-            section("Pictures", picture(folder / "pictures.png", "first prompts (rows) at every point (columns)", "pixels")),
+            section("Pictures", picture(folder / "pictures.png", "first prompts (rows), every point (columns)", "pixels")),
             section("Definitions", table(meant, ["score", "definition"])),
             configuration(result["config"]),
         ],

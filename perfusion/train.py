@@ -161,9 +161,10 @@ def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl
 
 
 def loggers_of(logger: DictConfig, folder: Path) -> list:
-    """The one logger of conf/logger/csv.yaml, or several by name; each writes to `folder` unless its save_dir says else."""
+    """The one logger of conf/logger/csv.yaml, or several by name; each writes to `folder` or to its own save_dir."""
     several = [logger] if "_target_" in logger else [logger[name] for name in logger]
-    return [hydra.utils.instantiate(one, save_dir=one.get("save_dir") or str(folder)) for one in several]
+    # Absolute, as wandb's own process keeps the working directory that it was started in.
+    return [hydra.utils.instantiate(one, save_dir=one.get("save_dir") or str(folder.resolve())) for one in several]
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Where each word of a drawn prompt is looked at (the paper's Figures 2 and 11), and its share inside the object's mask."""
+"""Where each word of a drawn prompt is looked at (the paper's Figures 2 and 11), and how much of it inside the object."""
 
 from dataclasses import dataclass
 
@@ -40,7 +40,7 @@ def word_positions(tokenizer, prompt: str) -> dict[str, list[int]]:
 
 @torch.no_grad()
 def look(pipe, prompts: list[str], seeds: list[int], model: DictConfig, side: int = SIDE) -> list[Looked]:
-    """Draw as `draw` does, under classifier-free guidance, and record every word's map. model: the model's configuration."""
+    """Draw as `draw` does, under classifier-free guidance, and record every word's map. model: its configuration."""
     found = []
     for start in range(0, len(prompts), model.draw_batch):
         part = slice(start, start + model.draw_batch)
@@ -81,7 +81,7 @@ def shares(looked: list[Looked], word: str, trigger: str, segmenter: str) -> dic
 
 
 def heat_overlay(picture: Image.Image, heat: Tensor) -> Image.Image:
-    """The picture in grey under a map, coloured from dark blue (none) to yellow (the map's own maximum), as cividis is."""
+    """The picture in grey under a map, coloured as cividis: from dark blue (none) to yellow (the map's own maximum)."""
     from matplotlib import colormaps
 
     strength = (heat / heat.max()).numpy()

@@ -41,16 +41,15 @@ def draw(quick: bool = False) -> list:
         figures.front(axis, {arm: found["points"] for arm, found in result["arms"].items()}, names)
         said = [p for p in result["paired"] if {p["better"], p["worse"]} <= set(names)]
         axis.set_title(title, fontsize=7, loc="left")
-        lines = [f"{names[p['better']]} > {names[p['worse']]}: {figures.verdict(p)}" for p in said]
+        lines = [f"{names[p['better']]} > {names[p['worse']]}: {figures.verdict(p, chr(10))}" for p in said]
         axis.set_xlabel("\n".join(lines), fontsize=5.5, loc="left")
     some = next(iter(results.values()))
     note = axes.flat[-1]
     note.set_axis_off()
     note.annotate("better", (0.42, 0.98), (0.02, 0.8), arrowprops={"arrowstyle": "->"}, xycoords="axes fraction")
     text = "\n".join([
-        f"{len(some['concepts'])} concepts x {len(some['seeds'])} seeds", "a point: one inference bias β",
-        "thin lines: 95 % intervals", "below each panel: the paper's", "claim, the paired difference and",
-        "its 95 % interval",
+        f"concepts {len(some['concepts'])}, seeds {len(some['seeds'])}", "a point: one inference bias β",
+        "thin lines: 95 % intervals", "below: the paper's claim,", "the paired difference and", "its 95 % interval",
     ])  # fmt: skip
     note.text(0.02, 0.7, text, fontsize=6, va="top", transform=note.transAxes)
     figure.supxlabel("text similarity (raw CLIP cosine)", fontsize=6.5)

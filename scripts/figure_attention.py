@@ -36,16 +36,14 @@ def draw() -> list:
     result, rows = figures.kept("attention")
     trigger = result["trained"]["trigger"]
     figure, axes = plt.subplots(2, len(rows[0]), figsize=(figures.WIDTH, 1.75), squeeze=False, layout="constrained")
-    for line, row, (lock, found) in zip(axes, rows, result["shares"].items()):
+    for y, (line, row, (lock, found)) in enumerate(zip(axes, rows, result["shares"].items())):
         for axis, picture, above in zip(line, row, ["drawn", *result["words"]]):
-            figures.cell(axis, picture, above)
+            figures.cell(axis, picture, above if y == 0 else "")
         line[0].set_ylabel({"local": "locked K", "trained": "trained K"}[lock], fontsize=6.5)
-        said = f"{found['concept']:.2f}, of other words' {found['others']:.2f}, area {found['area']:.2f}"
-        figures.below(line, f"inside the object, of {trigger}'s attention: {said}")
-    pictures = len(found["rows"])
-    figure.supxlabel(
-        f'"{result["prompt"]}"; blue: not looked at, yellow: most. Shares: means over {pictures} pictures', fontsize=5.5
-    )
+        said = f"{trigger} {found['concept']:.2f}, other words {found['others']:.2f}; area {found['area']:.2f}"
+        figures.below(line, f"share inside the object: {said}")
+    said = f'"{result["prompt"]}"; blue: not looked at, yellow: most'
+    figure.supxlabel(f"{said}\nshares: means over {len(found['rows'])} pictures", fontsize=6)
     return figures.save(figure, "attention")
 
 

@@ -1,6 +1,6 @@
 """The lock types: their fronts, and the same prompts and noises under the global lock, the local one, and trained K.
 
-python scripts/figure_locks.py                 # results/ablations/lock_type.json, results/figures/locks/ -> locks.svg, .png
+python scripts/figure_locks.py                 # results/ablations/lock_type.json, results/figures/locks/ -> .svg, .png
 python scripts/figure_locks.py --from-scratch  # the pictures anew; the fronts: perfusion train -m +experiment=lock_type
 """
 
@@ -37,7 +37,7 @@ def draw() -> list:
     grid = figure.add_gridspec(4, columns, height_ratios=[3.4, 1, 1, 1])
     axis = figure.add_subplot(grid[0, :])
     figures.front(axis, {arm: found["points"] for arm, found in fronts["arms"].items()}, NAMES)
-    said = [f"{NAMES[p['better']]} > {NAMES[p['worse']]} {figures.verdict(p)}" for p in fronts["paired"]]
+    said = [f"{NAMES[p['better']]} > {NAMES[p['worse']]}: {figures.verdict(p)}" for p in fronts["paired"]]
     axis.set_title("\n".join(said), fontsize=6, loc="left")
     axis.set_xlabel("text similarity (raw CLIP cosine), better to the right", fontsize=6.5)
     axis.set_ylabel("image similarity", fontsize=6.5)
@@ -45,11 +45,11 @@ def draw() -> list:
     for y, (name, row) in enumerate(zip(ROWS, rows), 1):
         for x, picture in enumerate(row):
             cell = figure.add_subplot(grid[y, x])
-            above = result["prompts"][x // each].removeprefix("a ") if y == 1 and x % each == 0 else ""
             left = f"{NAMES[name]}\nβ {result['betas'][name]:g}" if x == 0 else ""
-            figures.cell(cell, picture, left=left)
-            if above:
-                cell.text(0, 1.06, above, transform=cell.transAxes, fontsize=5.5, va="bottom")
+            figures.cell(cell, picture, " \n " if y == 1 else "", left)  # room for a prompt over its noises
+            if y == 1 and x % each == 0:
+                above = result["prompts"][x // each].replace("* ", "*\n")
+                cell.text(0, 1.06, above, transform=cell.transAxes, fontsize=6, va="bottom").set_in_layout(False)
     return figures.save(figure, "locks")
 
 

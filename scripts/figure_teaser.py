@@ -4,6 +4,8 @@ python scripts/figure_teaser.py                 # results/figures/teaser/ -> tea
 python scripts/figure_teaser.py --from-scratch  # learn the teddy, draw anew
 """
 
+from textwrap import fill
+
 import matplotlib.pyplot as plt
 
 from perfusion import figures
@@ -41,10 +43,10 @@ def draw() -> list:
         "base model",
         f"{trained['trigger']} for\n{trained['super_category']}",
     )
-    figure, axes = plt.subplots(3, len(rows[0]), figsize=(figures.WIDTH, 1.95), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(3, len(rows[0]), figsize=(figures.WIDTH, 2.05), squeeze=False, layout="constrained")
     for y, (line, row, name) in enumerate(zip(axes, rows, names)):
         for x, (axis, picture) in enumerate(zip(line, row)):
-            above = result["prompts"][x].replace("{} ", f"{trained['super_category']}\n") if y == 1 else ""
+            above = fill(result["prompts"][x].format(trained["super_category"]), 11) if y == 1 else ""
             figures.cell(axis, picture if y or x < result["photos"] else None, above, name if x == 0 else "")
     return figures.save(figure, "teaser")
 

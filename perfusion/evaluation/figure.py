@@ -70,6 +70,7 @@ def front_figure(
                 xytext=(5, -9),
                 fontsize=6.5,
                 color=color,
+                path_effects=halo,
             )
         labels.append((label, x, y, color))
     # Each line's name stands beside its own best-separated point: the one farthest from the other lines' points.
