@@ -143,6 +143,7 @@ def second_moment(
     tokens: str = "valid",
     batch_size: int = 256,
     cache_dir: str | os.PathLike | None = None,
+    shipped: str | os.PathLike | None = None,
     progress: bool = True,
     state: str | os.PathLike | None = None,
     save_every: int = 16,
@@ -150,7 +151,8 @@ def second_moment(
     """C = mean of e e^T over the captions' tokens, in float64, one batch at a time; the captions may be a stream.
 
     cache_dir: the result is kept there under the hash of text encoder, captions and tokens, so that the same question
-    is computed once (the captions are read twice then, so a list or a file and not a generator). state: a file that
+    is computed once (the captions are read twice then, so a list or a file and not a generator). shipped: a folder of
+    such results that is only read. state: a file that
     holds the running sum, written every `save_every` batches and removed at the end; a later call with the same
     captions goes on from it, to the same last bit. By default beside the cache.
 
@@ -167,9 +169,10 @@ def second_moment(
             digest.update(f"{caption}\n".encode())
         hash = digest.hexdigest()[:32]
         path = Path(cache_dir) / f"covariance-{hash}.safetensors"
-        if path.is_file():
-            found = Covariance.load(path)
-            return Covariance(found.C, found.count, hash, encoder)
+        for known in (Path(shipped or cache_dir) / path.name, path):
+            if known.is_file():
+                found = Covariance.load(known)
+                return Covariance(found.C, found.count, hash, encoder)
         state = state or path.with_suffix(".state")
 
     device, limit = text_encoder.get_input_embeddings().weight.device, tokenizer.model_max_length

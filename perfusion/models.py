@@ -192,4 +192,7 @@ def covariance(
         found.check_encoder(text_encoder_of(pipe), file)
         return found
     texts = Captions(source, captions) if source else importlib.import_module(model.captions).captions(captions)
-    return second_moment(texts, pipe.tokenizer, text_encoder_of(pipe), tokens, cache_dir=home() / "covariance")
+    return second_moment(
+        texts, pipe.tokenizer, text_encoder_of(pipe), tokens,
+        cache_dir=home() / "covariance", shipped=model.get("covariances"),
+    )  # fmt: skip

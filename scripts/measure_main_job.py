@@ -1,6 +1,6 @@
 """Time the main job, after installation: `make demo` as a newcomer types it, and the learning inside it.
 
-python scripts/measure_main_job.py     # writes results/main_job.json
+python scripts/measure_main_job.py     # writes results/main_job.json, or main_job_float32.json where bfloat16 is not native
 """
 
 import json
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from perfusion.concept import Concept
+from perfusion.config import native_bfloat16
 from perfusion.whole import write_json
 
 
@@ -30,8 +31,9 @@ def main() -> None:
         "file_bytes": os.path.getsize("teddy.safetensors"),
         "trainable": run["trainable"],
         "cores": os.cpu_count(),
+        "bfloat16": native_bfloat16(),
     }
-    print(write_json("results/main_job.json", result))
+    print(write_json(f"results/main_job{'' if native_bfloat16() else '_float32'}.json", result))
 
 
 if __name__ == "__main__":
