@@ -88,6 +88,15 @@ def augment(
         i_stars, c_inv_i_stars = full(i_stars), full(c_inv_i_stars)
         beta, tau = full(beta).expand(shape), full(tau).expand(shape)
         on = torch.ones(shape, dtype=torch.bool, device=e.device) if on is None else on.to(e.device)
+        used = on.any(0)
+        if not used.all():  # of many concepts a batch holds few: the others' columns are 0 without any arithmetic
+            columns = e.new_zeros(*e.shape[:2], 2, len(used))
+            if used.any():
+                own = (part[..., used] for part in (i_stars.T, c_inv_i_stars.T, beta, tau, on))
+                i_stars, c_inv_i_stars, *gates = own
+                part = augment(e, i_stars.T, c_inv_i_stars.T, *gates)[..., e.shape[-1] :]
+                columns[..., used] = part.unflatten(-1, (2, -1))
+            return torch.cat([e, columns.flatten(-2)], dim=-1)
         r = energy(full(e), i_stars, c_inv_i_stars)
         coef = coefficients(r, i_stars, c_inv_i_stars, on)
         gates = gate(r, beta, tau) * on[:, None]
