@@ -152,9 +152,9 @@ def second_moment(
 
     cache_dir: the result is kept there under the hash of text encoder, captions and tokens, so that the same question
     is computed once (the captions are read twice then, so a list or a file and not a generator). shipped: a folder of
-    such results that is only read. state: a file that
-    holds the running sum, written every `save_every` batches and removed at the end; a later call with the same
-    captions goes on from it, to the same last bit. By default beside the cache.
+    such results that is only read. state: a file that holds the running sum, written every `save_every` batches and
+    removed at the end; a later call with the same captions goes on from it, to the same last bit. By default beside the
+    cache.
 
     Raises UserError for an unknown `tokens`, no captions, or a state of other captions.
     """
@@ -169,9 +169,9 @@ def second_moment(
             digest.update(f"{caption}\n".encode())
         hash = digest.hexdigest()[:32]
         path = Path(cache_dir) / f"covariance-{hash}.safetensors"
-        for known in (Path(shipped or cache_dir) / path.name, path):
-            if known.is_file():
-                found = Covariance.load(known)
+        for folder in filter(None, (shipped, cache_dir)):
+            if (Path(folder) / path.name).is_file():
+                found = Covariance.load(Path(folder) / path.name)
                 return Covariance(found.C, found.count, hash, encoder)
         state = state or path.with_suffix(".state")
 

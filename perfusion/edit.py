@@ -92,10 +92,8 @@ def augment(
         if not used.all():  # of many concepts a batch holds few: the others' columns are 0 without any arithmetic
             columns = e.new_zeros(*e.shape[:2], 2, len(used))
             if used.any():
-                own = (part[..., used] for part in (i_stars.T, c_inv_i_stars.T, beta, tau, on))
-                i_stars, c_inv_i_stars, *gates = own
-                part = augment(e, i_stars.T, c_inv_i_stars.T, *gates)[..., e.shape[-1] :]
-                columns[..., used] = part.unflatten(-1, (2, -1))
+                few = augment(e, i_stars[used], c_inv_i_stars[used], beta[:, used], tau[:, used], on[:, used])
+                columns[..., used] = few[..., e.shape[-1] :].unflatten(-1, (2, -1))
             return torch.cat([e, columns.flatten(-2)], dim=-1)
         r = energy(full(e), i_stars, c_inv_i_stars)
         coef = coefficients(r, i_stars, c_inv_i_stars, on)

@@ -99,12 +99,10 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
     """Train, or take the finished training of the same configuration; then evaluate. Returns the result."""
     import time
 
-    import torch
-
     from perfusion.concept import Concept
     from perfusion.data import real_pictures
     from perfusion.evaluation.evaluate import check_evaluation, evaluate
-    from perfusion.models import check_model, load_pipeline
+    from perfusion.models import check_device, check_model, load_pipeline
     from perfusion.train import train
 
     started = time.perf_counter()
@@ -123,7 +121,7 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
             unfinished.rename(home)
     trained = json.loads((home / "result.json").read_text())
     real = real_pictures(concept_cfg.images)
-    pipe = load_pipeline(cfg.model, "cuda" if torch.cuda.is_available() else "cpu")
+    pipe = load_pipeline(cfg.model, check_device(None))
     concept = Concept.load(home / "concept.safetensors")
     artist = concept_cfg.get("artist")
     result = evaluate(pipe, concept, real, artist, cfg.evaluation, cfg.model, folder)

@@ -105,7 +105,6 @@ class UNetPretraining(Pretraining):
         weight = snr.clamp(max=self.cfg.snr_gamma) / (snr + 1)  # min-SNR-gamma for v-prediction (Hang et al. 2023)
         return {"loss": (weight * error).mean(), "error": error.mean().detach()}
 
-
     def share(self, rows, side: int) -> torch.Tensor:
         """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
         masks = torch.from_numpy(self.masks[rows]).float().to(self.device)[:, None] / 255
