@@ -8,9 +8,11 @@ import importlib
 import importlib.util
 from pathlib import Path
 
+import diffusers
 import open_clip
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.schedulers import KarrasDiffusionSchedulers
 from huggingface_hub import hf_hub_download
 from omegaconf import DictConfig
 from transformers import AutoTokenizer, CLIPTextConfig
@@ -26,6 +28,7 @@ from perfusion.towers import text_encoder_of
 FILES = {"path": "model_index.json", "config": "model_index.json", "segmenter": "config.json"}
 DTYPES = ("float32", "float16", "bfloat16")
 ATTENTIONS = (None, "sdpa", "sliced", "xformers")
+SCHEDULERS = [kind.name for kind in KarrasDiffusionSchedulers]  # those that Stable Diffusion's pipelines can draw with
 
 
 def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter", "scorer")) -> None:
@@ -33,6 +36,11 @@ def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter"
     for key, allowed in (("dtype", DTYPES), ("attention", ATTENTIONS)):
         if model.get(key) not in allowed:
             raise UserError(f"model.{key}={model.get(key)} is unknown; allowed are: {', '.join(map(str, allowed))}.")
+    if model.get("scheduler") and model.scheduler not in SCHEDULERS:
+        raise UserError(
+            f"model.scheduler={model.scheduler} is unknown; allowed are null, for the pipeline's own, and: "
+            f"{', '.join(SCHEDULERS)}."
+        )
     check_counts(model, "resolution", "steps", "draw_batch", prefix="model.")
     if model.resolution % 8:
         raise UserError(f"model.resolution={model.resolution} does not work; a multiple of 8 is allowed.")
@@ -141,6 +149,8 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
         ) from error
     pipe.set_progress_bar_config(disable=True)
     pipe.register_to_config(_name_or_path=model.id)
+    if model.get("scheduler"):
+        pipe.scheduler = getattr(diffusers, model.scheduler).from_config(pipe.scheduler.config)
     if dtype == torch.bfloat16:
         pipe._perfusion_base_hash = base_hash(text_encoder_of(pipe), pipe.unet)
         pipe.to(dtype)

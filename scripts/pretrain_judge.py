@@ -46,7 +46,7 @@ def save(model: open_clip.CLIP, model_cfg: dict, tokenizer: CLIPTokenizer, folde
 
 class JudgePretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache, tokenizer: CLIPTokenizer):
-        super().__init__(cfg, len(scenes))
+        super().__init__(cfg, scenes)
         self.scenes = scenes
         self.model_cfg = model_config(tokenizer, scenes.images.shape[1])
         length = self.model_cfg["text_cfg"]["context_length"]

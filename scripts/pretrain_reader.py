@@ -36,7 +36,7 @@ def targets(facts: list[Facts]) -> dict[str, torch.Tensor]:
 
 class ReaderPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache):
-        super().__init__(cfg, len(scenes))
+        super().__init__(cfg, scenes)
         self.scenes, self.targets, self.model = scenes, targets(scenes.facts), Reader()
 
     def loss(self, rows):

@@ -28,7 +28,7 @@ def image_tower(width: int) -> nn.Sequential:
 
 class TextPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache, tokenizer):
-        super().__init__(cfg, len(scenes))
+        super().__init__(cfg, scenes)
         self.scenes = scenes
         self.ids = tokenizer(
             scenes.captions, padding="max_length", truncation=True, max_length=cfg.length, return_tensors="pt"

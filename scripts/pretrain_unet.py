@@ -69,7 +69,7 @@ def on_cpu(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 class UNetPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, ids, empty, text_encoder: CLIPTextModel):
-        super().__init__(cfg, len(latents))
+        super().__init__(cfg, scenes)
         self.latents, self.ids, self.empty, self.masks = latents, ids, empty, scenes.masks
         # The mask is the main object's alone: pictures of more than that count in full everywhere.
         self.more = np.array([bool(fact.second or fact.accessory) for fact in scenes.facts])

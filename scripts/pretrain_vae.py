@@ -17,7 +17,7 @@ from perfusion.emojiland.pretraining import Pretraining, fit, pixels
 
 class VAEPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache):
-        super().__init__(cfg, len(scenes))
+        super().__init__(cfg, scenes)
         self.scenes = scenes
         blocks = len(cfg.channels)
         self.model = AutoencoderKL(

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
+from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.captions import captions
+from perfusion.emojiland.pretraining import Pretraining
 from perfusion.emojiland.scenes import Facts, draw, sample_facts, scene
 from perfusion.emojiland.sprites import artists_of, drawings, sprites
 from perfusion.emojiland.vocabulary import ACCESSORIES, CLASSES, COLORS, FINAL, HELD_OUT, PLACES
@@ -52,6 +55,12 @@ def test_mask_is_where_the_object_is():
         blue, _ = draw(Facts(name, "twemoji", color="blue"), np.random.default_rng(3))
         changed = np.abs(np.asarray(red, int) - np.asarray(blue, int)).sum(-1) > 0
         assert changed.sum() > 100 and not (changed & (np.asarray(mask) == 0)).any()
+
+
+def test_scenes_of_two_objects_are_drawn_more_often(tmp_path):
+    scenes = SceneCache(100, 1, held_out=False, folder=tmp_path)
+    pool = Pretraining(OmegaConf.create({"twos": 3}), scenes).pool
+    assert list(np.bincount(pool)) == [3 if fact.second else 1 for fact in scenes.facts]
 
 
 def test_captions_repeat():

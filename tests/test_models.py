@@ -63,6 +63,7 @@ def test_the_trainer_is_the_machines_own_where_none_is_named():
         (["model.dtype=int8"], "model.dtype=int8 is unknown; allowed are: float32, float16, bfloat16"),
         (["model.resolution=500"], "model.resolution=500 does not work; a multiple of 8"),
         (["model.draw_batch=0"], "model.draw_batch=0 does not work; a whole"),
+        (["model.scheduler=DPM"], "model.scheduler=DPM is unknown; allowed are null, for the pipeline's own, and: DDIMSche"),
         (["model.attention=flash"], "model.attention=flash is unknown; allowed are: None, sdpa, sliced, xformers"),
     ],
 )
@@ -71,6 +72,15 @@ def test_what_is_not_there_is_one_sentence(monkeypatch, overrides, sentence):
     with pytest.raises(UserError) as error:
         check_model(compose("train", *overrides).model, ("path",))
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_scheduler_is_the_configured_one_and_keeps_the_noise_of_training():
+    names = ("DDIMScheduler", "DPMSolverMultistepScheduler")
+    models = [compose("train", f"model.scheduler={name}").model for name in ("null", names[1])]
+    own, other = (load_pipeline(model).scheduler for model in models)
+    assert (type(own).__name__, type(other).__name__) == names
+    kept = ("beta_schedule", "beta_start", "beta_end", "prediction_type", "num_train_timesteps")
+    assert [own.config[k] for k in kept] == [other.config[k] for k in kept]
 
 
 def test_single_files_need_a_configuration_and_scorers_a_known_tag(tmp_path):

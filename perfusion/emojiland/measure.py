@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDPMScheduler
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
@@ -78,6 +78,7 @@ def attention_lift(pipe, count: int = 64, side: int = 16) -> float:
 
     Real single-object scenes are noised to several steps and denoised once each, so that the mask is known.
     """
+    noising = DDPMScheduler.from_config(pipe.scheduler.config)  # other schedulers add noise by other clocks
     lifts, ladder = [], torch.tensor([800, 600, 400, 200])
     index = 0
     while len(lifts) < count:
@@ -90,7 +91,7 @@ def attention_lift(pipe, count: int = 64, side: int = 16) -> float:
         ids = tokenize(pipe.tokenizer, [s.caption])
         e = pipe.text_encoder(ids)[0].expand(len(ladder), -1, -1)
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(index))
-        noisy = torch.cat([pipe.scheduler.add_noise(x, noise, t[None]) for t in ladder])
+        noisy = torch.cat([noising.add_noise(x, noise, t[None]) for t in ladder])
         with attention_maps(pipe.unet, side) as recorded:
             pipe.unet(noisy, ladder, e)
         word = (ids[0] == single_token(pipe.tokenizer, s.facts.object)).nonzero()[0, 0]
@@ -116,7 +117,6 @@ def judged(cfg: DictConfig, pipe, reader: Reader) -> dict:
 def measure(cfg: DictConfig) -> dict:
     """Everything, into cfg.results; a contact sheet of drawn pictures beside real scenes of the same facts, into cfg.sheet."""
     pipe = load_pipeline(cfg.model)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     reader = Reader.load(Path(cfg.reader))
     asked = prompts_of(cfg.seed, cfg.prompts)
     started, drawn = time.perf_counter(), []
@@ -132,6 +132,7 @@ def measure(cfg: DictConfig) -> dict:
     result = {
         "drawn": {k: v for k, v in rates(readings).items() if k != "drawing"},
         "prompts": len(asked),
+        "scheduler": type(pipe.scheduler).__name__,
         "steps": cfg.model.steps,
         "guidance": cfg.model.guidance,
         "seconds_per_image": round(time.perf_counter() - single, 3),

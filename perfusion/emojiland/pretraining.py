@@ -14,21 +14,23 @@ from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
 from perfusion.config import native_bfloat16
-from perfusion.emojiland.cache import home
+from perfusion.emojiland.cache import SceneCache, home
 
 
 class Pretraining(pl.LightningModule):
     """A model trained on rows of a scene cache. Subclasses set `self.model` and define `loss(rows) -> dict of scalars`."""
 
-    def __init__(self, cfg: DictConfig, rows: int):
+    def __init__(self, cfg: DictConfig, scenes: SceneCache):
         super().__init__()
-        self.cfg, self.rows = cfg, rows
+        self.cfg = cfg
+        # Scenes of two objects, the hardest, are drawn cfg.twos times as often as the others.
+        self.pool = np.repeat(np.arange(len(scenes)), [cfg.twos if fact.second else 1 for fact in scenes.facts])
 
     def training_step(self, batch, batch_index):
         # Rows and noise follow from the step alone, so a resumed run is the uninterrupted one.
         step = self.global_step
         torch.manual_seed(self.cfg.seed * 1_000_003 + step)
-        rows = np.sort(np.random.default_rng([self.cfg.seed, step]).integers(0, self.rows, self.cfg.batch))
+        rows = np.sort(self.pool[np.random.default_rng([self.cfg.seed, step]).integers(0, len(self.pool), self.cfg.batch)])
         losses = self.loss(rows)
         self.log_dict(losses, prog_bar=True)
         return losses["loss"]
@@ -58,7 +60,12 @@ def fit(module: Pretraining, name: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     callbacks = [
-        ModelCheckpoint(folder, save_last=True, train_time_interval=timedelta(minutes=cfg.checkpoint_minutes)),
+        ModelCheckpoint(
+            folder,
+            save_last=True,
+            enable_version_counter=False,  # or a run that goes on writes last-v1.ckpt, and the next goes on from last.ckpt
+            train_time_interval=timedelta(minutes=cfg.checkpoint_minutes),
+        ),
     ]
     if cfg.ema:
         callbacks.append(EMAWeightAveraging(decay=cfg.ema))
