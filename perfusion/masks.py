@@ -106,11 +106,8 @@ def _mean_over_views(see, x: torch.Tensor, shift: int) -> torch.Tensor:
 
     With a shift of half a patch, seams between patches fall elsewhere: outlines gain (IoU .73 -> .77 on Emojiland).
     """
-    seen = []
-    for flipped in (x, x.flip(-1)):
-        for by in (0, shift):
-            view = see(flipped.roll((by, by), (-2, -1))).roll((-by, -by), (-2, -1))
-            seen.append(view if flipped is x else view.flip(-1))
+    moved = lambda x, by: see(x.roll((by, by), (-2, -1))).roll((-by, -by), (-2, -1))
+    seen = [moved(x, by) for by in (0, shift)] + [moved(x.flip(-1), by).flip(-1) for by in (0, shift)]
     return torch.stack(seen).mean(0)
 
 
