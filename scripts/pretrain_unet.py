@@ -1,6 +1,6 @@
 """Train Emojiland's UNet2DConditionModel on the frozen VAE's latents and text encoder; writes the whole pipeline folder.
 
-python scripts/pretrain_unet.py [minutes=60] [steps=20000] [start=FOLDER]
+python scripts/pretrain_unet.py [minutes=60] [steps=5800] [start=FOLDER name=NAME]
 """
 
 from pathlib import Path
@@ -123,7 +123,7 @@ def main(cfg) -> None:
     padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     ids, empty = tokenizer(scenes.captions, **padded).input_ids, tokenizer([""], **padded).input_ids
     module = UNetPretraining(cfg, scenes, latents_of(scenes, vae), ids, empty, text_encoder)
-    fit(module, "unet")
+    fit(module, cfg.name)
     StableDiffusionPipeline(
         vae=vae.half(),
         text_encoder=text_encoder.half(),
