@@ -34,7 +34,8 @@ tour: $(VENV)/.installed
 
 # Drawing the scenes once, then each model; every step shows its progress and goes on where it was stopped. The UNet's second
 # and third sittings start from the one before, and look at objects more than at places.
-SHARPER := start=perfusion/assets/emojiland/pipeline/unet lr=5e-4 cooldown=.6 background=.35 ema=.998
+PERFUSION_ASSETS ?= perfusion/assets
+SHARPER := start=$(PERFUSION_ASSETS)/emojiland/pipeline/unet lr=5e-4 cooldown=.6 background=.35 ema=.998
 emojiland: $(VENV)/.installed
 	@echo "Two cores need about 4 minutes for the scenes, 30 for the VAE, 10 for the text encoder, 2-6 hours for the UNet,"
 	@echo "1-2 hours for the segmenter, 15 minutes for the scorer, 25 for the reader. Stop at any time; make emojiland goes on."

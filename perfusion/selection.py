@@ -15,7 +15,7 @@ from perfusion.pipeline import load_concepts
 
 
 class Selection(pl.Callback):
-    """Draws through load_concepts, the road users take; writes the concept file whenever the score improves.
+    """Draws through load_concepts, the road users take; from cfg.start on writes the concept file whenever the score improves.
 
     Score: harmonic mean of the raw CLIP cosines, picture with real pictures and picture with its text, means over the
     prompts; the concept's word is replaced by the super-category's for the text.
@@ -46,11 +46,11 @@ class Selection(pl.Callback):
         concept = module.concept(**self.metadata)
         scores = self.score(module, concept) if self.cfg.every else {"step": step, "score": 0.0}
         self.history.append(scores)
-        if scores["score"] > self.best:
+        late = [s["score"] for s in self.history if s["step"] >= min(self.cfg.start, trainer.max_steps)]
+        if late and scores["score"] > self.best:
             self.best = scores["score"]
             concept.save(self.path)
-        since = len(self.history) - 1 - max(range(len(self.history)), key=lambda i: self.history[i]["score"])
-        if self.cfg.patience and since >= self.cfg.patience:
+        if late and self.cfg.patience and len(late) - 1 - late.index(max(late)) >= self.cfg.patience:
             trainer.should_stop = True
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ class Selection(pl.Callback):
 
     def state_dict(self) -> dict:
         # The best concept so far travels with the checkpoint: a run resumed in another folder has it too.
-        kept = torch.frombuffer(bytearray(self.path.read_bytes()), dtype=torch.uint8) if self.history else None
+        kept = torch.frombuffer(bytearray(self.path.read_bytes()), dtype=torch.uint8) if self.best > float("-inf") else None
         return {"best": self.best, "history": self.history, "file": kept}
 
     def load_state_dict(self, state: dict) -> None:

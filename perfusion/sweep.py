@@ -23,7 +23,7 @@ from perfusion.config import ASSETS, ROOT, concept_of
 from perfusion.errors import UserError
 
 OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an experiment adds to a configuration
-NOT_KEYED = ("logger", "concept_file", "resume", "attention")  # what no result depends on
+NOT_KEYED = ("logger", "concept_file", "resume", "picture", "attention")  # what no result depends on
 NOT_TRAINED = ("evaluation", *NOT_KEYED)  # what training's does not
 TRAININGS = "trainings"
 

@@ -128,7 +128,8 @@ def _train(cfg: DictConfig, folder: Path) -> dict:
     if cfg.concept_file:
         concept.save(cfg.concept_file)
     module.widened.restore()
-    show(pipe, concept, data, cfg, folder / "picture.png")
+    if cfg.picture:
+        show(pipe, concept, data, cfg, folder / "picture.png")
     if cfg.attention:
         show_attention(pipe, concept, cfg, folder / "attention.png")
     result = {
@@ -140,7 +141,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict:
     write_json(folder / "result.json", result)
     if remote:
         show_end(remote, folder, concept)
-    print(f"concept:  {cfg.concept_file or file}\npicture:  {folder / 'picture.png'}")
+    print(f"concept:  {cfg.concept_file or file}" + (f"\npicture:  {folder / 'picture.png'}" if cfg.picture else ""))
     print(f"{concept_cfg.name}: step {concept.steps} of {cfg.max_steps} kept, {seconds:.0f} s")
     return result
 
