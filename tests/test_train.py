@@ -1,7 +1,9 @@
 """The main job, end to end through the real scripts and commands, on a world pretrained for a few steps."""
 
+import importlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
 from perfusion.concept import Concept
 
@@ -19,19 +22,31 @@ QUICK = ["selection.every=2", "model.steps=2", "covariance.captions=300", "batch
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """Every pretraining script run for three steps: real checkpoints in the shipped layout, drawing noise."""
+    """Every command of make emojiland, three steps each: real checkpoints in the shipped layout, drawing noise."""
     folder = tmp_path_factory.mktemp("world")
-    env = os.environ | {
-        "PERFUSION_CACHE": str(folder / "cache"),
-        "PERFUSION_ASSETS": str(folder / "assets"),
-        "CUDA_VISIBLE_DEVICES": "",
-    }
+    env = {"PERFUSION_CACHE": str(folder / "cache"), "PERFUSION_ASSETS": str(folder / "assets"), "CUDA_VISIBLE_DEVICES": ""}
     extra = {"unet": ["channels=[16,32]", "cross=[true,true]", "heads=[2,2]"]}
-    for name in ("vae", "text", "unet", "segmenter", "judge", "reader"):
-        command = [sys.executable, ROOT / f"scripts/pretrain_{name}.py", *SMALL, *extra.get(name, [])]
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-3000:]
-    return env
+    make = ["make", "-n", "emojiland"]
+    listed = subprocess.run(make, cwd=ROOT, env=os.environ | env, check=True, capture_output=True, text=True).stdout
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in env.items():
+            patch.setenv(name, value)
+        patch.syspath_prepend(ROOT / "scripts")
+        for line in listed.splitlines():
+            if "scripts/pretrain_" not in line:
+                continue
+            _, script, *overrides = shlex.split(line)
+            name = Path(script).stem
+            kind = name.removeprefix("pretrain_")
+            with initialize_config_dir(str(ROOT / "conf/pretrain"), version_base="1.3"):
+                cfg = compose(kind, [*overrides, *SMALL[:3], *extra.get(kind, [])])
+            importlib.import_module(name).main(cfg)
+    return os.environ | env
+
+
+def test_make_emojiland_trains_every_model(world):
+    trained = {p.name for p in Path(world["PERFUSION_CACHE"], "emojiland/checkpoints").iterdir()}
+    assert trained == {"vae", "text", "unet", "unet_2", "unet_3", "segmenter", "judge", "reader"}
 
 
 def test_pretraining_goes_on_from_its_checkpoint(world, tmp_path):
@@ -58,6 +73,14 @@ def trained(world, tmp_path_factory):
     done = train(world, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
+
+
+def test_early_steps_are_drawn_but_not_kept(world, tmp_path):
+    done = train(world, tmp_path, "selection.every=1", "selection.start=3", "selection.patience=1", "picture=false")
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [s["step"] for s in result["selection"]] == [1, 2, 3, 4] and result["kept_step"] in (3, 4)
+    assert not (tmp_path / "picture.png").exists()
 
 
 def test_run_leaves_everything(trained):
