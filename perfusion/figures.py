@@ -22,6 +22,8 @@ from perfusion.evaluation.results import read_result, write_result
 
 WIDTH = 85 / 25.4  # inches: one column
 RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
+# What --from-scratch trains: the experiments' settings (conf/experiment/sweep.yaml), on a concept whose colour is seen at once.
+SETTINGS = ("concept=teapot", "batch_size=8", "max_steps=100", "selection.every=null", "picture=false", "attention=false")
 STYLE = {"font.size": 6.5, "axes.linewidth": 0.6, "svg.fonttype": "path", "svg.hashsalt": "perfusion"}
 
 
@@ -95,7 +97,7 @@ def trained(lock: str, overrides: list[str]):
     from perfusion.train import train
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*overrides, f"lock={lock}", "attention=false"])
+        cfg = compose("train", [*SETTINGS, *overrides, f"lock={lock}"])
     folder = Path("outputs/figures") / f"{lock}-{key(cfg, NOT_TRAINED)}"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "result.json").exists():

@@ -1,14 +1,14 @@
 """Figure 7: the effect of the inference bias beta on one prompt and one noise.
 
 python scripts/figure_7.py                     # results/figures/figure_7/ -> results/figures/figure_7.svg, .png
-python scripts/figure_7.py --from-scratch      # learn the teddy, draw anew
+python scripts/figure_7.py --from-scratch      # learn the teapot, draw anew
 """
 
 import matplotlib.pyplot as plt
 
 from perfusion import figures
 
-BETAS = (0.3, 0.45, 0.6, 0.75, 0.9, 1.05)
+BETAS = (0.3, 0.6, 0.8, 0.95, 1.1, 1.25)
 PROMPTS, SEED = ("a {} on a beach", "a {} wearing a hat"), 5000
 
 

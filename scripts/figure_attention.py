@@ -1,7 +1,7 @@
 """Figures 2 and 11: where the words are looked at, with locked and with trained keys, and the share inside the object.
 
 python scripts/figure_attention.py                 # results/figures/attention/ -> attention.svg, .png
-python scripts/figure_attention.py --from-scratch  # learn the teddy twice, draw and measure anew
+python scripts/figure_attention.py --from-scratch  # learn the teapot twice, draw and measure anew
 """
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,7 @@
 """The teaser: a few pictures of one thing, a small file, and the thing in new prompts.
 
 python scripts/figure_teaser.py                 # results/figures/teaser/ -> teaser.svg, .png
-python scripts/figure_teaser.py --from-scratch  # learn the teddy, draw anew
+python scripts/figure_teaser.py --from-scratch  # learn the teapot, draw anew
 """
 
 from textwrap import fill

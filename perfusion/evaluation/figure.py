@@ -94,8 +94,8 @@ def front_figure(
     axis.ticklabel_format(useOffset=False)
     axis.spines[["top", "right"]].set_visible(False)
     axis.annotate(
-        "better", (0.985, 0.985), (0.9, 0.9), xycoords="axes fraction", fontsize=8, color="#555555",
-        ha="right", va="top", arrowprops={"arrowstyle": "->", "color": "#555555"},
+        "better", (1.0, 1.09), (0.94, 1.01), xycoords="axes fraction", fontsize=8, color="#555555",
+        ha="right", va="bottom", arrowprops={"arrowstyle": "->", "color": "#555555"}, annotation_clip=False,
     )  # fmt: skip
     axis.set_title(title, fontsize=9.5, loc="left")
     if subtitle:
