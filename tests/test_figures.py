@@ -48,7 +48,7 @@ def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, 
     assert "perfusion train -m +experiment=one_shot" in capsys.readouterr().err
     assert script(monkeypatch, "figure_9", "--quick") == 2
     assert "make it with perfusion train -m +experiment=figure_9_quick and then" in capsys.readouterr().err
-    small = (*QUICK, *SCORE, f"evaluation.prompts={tmp_path / 'p.yaml'}", "concept=teddy")
+    small = (*QUICK, *SCORE, f"evaluation.prompts={tmp_path / 'p.yaml'}", "concept=teapot")
     # The small world has no segmenter: the masks' two arms are here both without, told apart by their flips.
     apart = {"zero_shot_mask": ["+arms.no_mask.flip=false"], "figure_9_quick": ["+arms.no_mask.flip=false"]}
     panels = ("one_shot", "key_locking", "zero_shot_mask", "sigmoid_bias", "sigmoid_temperature")
@@ -76,4 +76,4 @@ def test_attention_figure(world, monkeypatch, tmp_path, capsys):  # noqa: F811
     shares = read_result("results/figures/attention/result.json")["shares"]
     assert set(shares) == {"local", "trained"} and len(shares["local"]["rows"]) == 16
     row = shares["local"]["rows"][0]
-    assert 0 < row["concept"] < 1 and 0 < row["area"] < 1 and row["words"]["teddy*"] == row["concept"]
+    assert 0 < row["concept"] < 1 and 0 < row["area"] < 1 and row["words"]["teapot*"] == row["concept"]
