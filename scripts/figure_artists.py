@@ -6,8 +6,6 @@ Columns are the drawings that pretraining saw: the drawing in a scene, the VAE's
 pictures drawn from "a photo of a CLASS", the one that the reader takes for that drawing most surely (its probability above).
 """
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
@@ -29,7 +27,7 @@ NAMES, COUNT = ("teddy", "cat", "teapot", "robot"), 64
 def main() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train").model
-    pipe, reader = load_pipeline(cfg), Reader.load(Path(ASSETS) / "emojiland/reader")
+    pipe, reader = load_pipeline(cfg), Reader.load(ASSETS / "emojiland/reader")
     rows = []
     for name in NAMES:
         artists = artists_of(name, held_out=False)
