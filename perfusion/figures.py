@@ -22,8 +22,8 @@ from perfusion.evaluation.results import read_result, write_result
 
 WIDTH = 85 / 25.4  # inches: one column
 RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
-# What --from-scratch trains: the experiments' settings (conf/experiment/sweep.yaml), on a concept whose colour is seen at once.
-SETTINGS = ("concept=teapot", "batch_size=8", "max_steps=100", "selection.every=null", "picture=false", "attention=false")
+SETTINGS = ("+experiment=key_locking", "concept=teapot")  # what --from-scratch trains: its colour is seen at once
+ARMS = {"local": "locked", "trained": "trained_k"}  # of key_locking, by their lock
 STYLE = {"font.size": 6.5, "axes.linewidth": 0.6, "svg.fonttype": "path", "svg.hashsalt": "perfusion"}
 
 
@@ -89,20 +89,15 @@ def keep(name: str, result: dict, rows: list[list[Image.Image]]) -> None:
 
 
 def trained(lock: str, overrides: list[str]):
-    """A concept learned with this lock (once, in outputs/figures/LOCK-KEY), the base model, both configurations."""
+    """A concept learned as the ablations learn it, once and beside theirs; the base model; both configurations."""
     from perfusion.concept import Concept
     from perfusion.config import concept_of
     from perfusion.models import load_pipeline
-    from perfusion.sweep import NOT_TRAINED, key
-    from perfusion.train import train
+    from perfusion.sweep import TRAININGS, resolved, training
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*SETTINGS, *overrides, f"lock={lock}"])
-    folder = Path("outputs/figures") / f"{lock}-{key(cfg, NOT_TRAINED)}"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "result.json").exists():
-        train(cfg, folder)
-    concept = Concept.load(folder / "concept.safetensors")
+        cfg = resolved(compose("train", [*SETTINGS, f"arm={ARMS[lock]}", *overrides]))
+    concept = Concept.load(training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors")
     return concept, load_pipeline(cfg.model), cfg, concept_of(cfg)
 
 

@@ -103,11 +103,33 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
     from perfusion.data import real_pictures
     from perfusion.evaluation.evaluate import check_evaluation, evaluate
     from perfusion.models import check_device, check_model, load_pipeline
-    from perfusion.train import train
 
     started = time.perf_counter()
     check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
     check_evaluation(cfg.evaluation, cfg.model)
+    home = training(cfg, trainings)
+    trained = json.loads((home / "result.json").read_text())
+    real = real_pictures(concept_cfg.images)
+    pipe = load_pipeline(cfg.model, check_device(None))
+    concept = Concept.load(home / "concept.safetensors")
+    artist = concept_cfg.get("artist")
+    result = evaluate(pipe, concept, real, artist, cfg.evaluation, cfg.model, folder)
+    if "wandb" in cfg.logger:
+        from perfusion.dashboard import show_front
+
+        show_front(cfg, result, folder)
+    kept = {k: trained[k] for k in ("train_seconds", "kept_step", "trainable", "file_bytes")}
+    result["config"] = OmegaConf.to_container(cfg, resolve=True)
+    return result | {
+        "training": kept | {"folder": str(home)},
+        "job_seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def training(cfg: DictConfig, trainings: Path) -> Path:
+    """The folder of the finished training of this configuration, which is trained first unless it is there."""
+    from perfusion.train import train
+
     home = trainings / key(cfg, NOT_TRAINED)
     trainings.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{home}.lock"):  # jobs run side by side may need the same training: the second one waits
@@ -119,22 +141,7 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
             train(mine, unfinished)
             (unfinished / "last.ckpt").unlink(missing_ok=True)
             unfinished.rename(home)
-    trained = json.loads((home / "result.json").read_text())
-    real = real_pictures(concept_cfg.images)
-    pipe = load_pipeline(cfg.model, check_device(None))
-    concept = Concept.load(home / "concept.safetensors")
-    artist = concept_cfg.get("artist")
-    result = evaluate(pipe, concept, real, artist, cfg.evaluation, cfg.model, folder)
-    if "wandb" in cfg.logger:
-        from perfusion.dashboard import show_front
-
-        show_front(cfg, result, folder)
-    training = {k: trained[k] for k in ("train_seconds", "kept_step", "trainable", "file_bytes")}
-    result["config"] = OmegaConf.to_container(cfg, resolve=True)
-    return result | {
-        "training": training | {"folder": str(home)},
-        "job_seconds": round(time.perf_counter() - started, 1),
-    }
+    return home
 
 
 def _say(what: str, cfg: DictConfig, more: str) -> dict:

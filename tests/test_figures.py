@@ -39,7 +39,7 @@ def test_pictures_from_scratch_then_from_files(perfusion_here, monkeypatch, caps
         assert script(monkeypatch, name) == 0 and time.process_time() - started < 10
         check(name.removeprefix("figure_") if name == "figure_teaser" else name)
     assert script(monkeypatch, "figure_7", "--fast") == 2 and "--fast is unknown" in capsys.readouterr().err
-    assert len(list(Path("outputs/figures").glob("local-*/concept.safetensors"))) == 1  # trained once for both
+    assert len(list(Path("multirun/trainings").glob("*/concept.safetensors"))) == 1  # trained once for both
 
 
 def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, capsys):
