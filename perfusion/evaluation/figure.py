@@ -13,6 +13,7 @@ from perfusion.whole import whole
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
 MARKERS = "osD^vPX*"
+SIDES = ((5, -9, "left"), (-5, -9, "right"), (-5, 4, "right"), (5, 4, "left"))  # of its point, for each arm's β: fronts meet
 
 
 def contact_sheet(rows: list[list[Image.Image]], path: Path) -> None:
@@ -67,7 +68,8 @@ def front_figure(
                 f"β {p['beta']:g}",
                 (p["text"], p["image"]),
                 textcoords="offset points",
-                xytext=(5, -9),
+                xytext=SIDES[index % len(SIDES)][:2],
+                ha=SIDES[index % len(SIDES)][2],
                 fontsize=6.5,
                 color=color,
                 path_effects=halo,
