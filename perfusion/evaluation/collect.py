@@ -201,7 +201,8 @@ def run(cfg: DictConfig) -> dict:
     if not cfg.name:
         known = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "sweep")
         raise UserError(f"experiment is not given; allowed are: {', '.join(known)}.")
-    jobs = read_jobs(Path(cfg.multirun) / cfg.name)
+    found = read_jobs(Path(cfg.multirun) / cfg.name)
+    jobs = {arm: found[arm] for arm in cfg.arms if arm in found} | found  # in the experiment's order
     result, arms = collect(jobs, OmegaConf.to_container(cfg.comparisons), cfg)
     failed = [p for p in (Path(cfg.multirun) / cfg.name).glob("*/error.txt")]
     result["failed"] = [p.parent.name for p in sorted(failed) if not p.with_name("result.json").exists()]

@@ -1,5 +1,6 @@
 """Figures a person can read: fronts with direct labels, the better direction marked, real pictures at a few points."""
 
+import itertools
 from pathlib import Path
 
 import matplotlib
@@ -7,13 +8,14 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 from perfusion.whole import whole
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
 MARKERS = "osD^vPX*"
-SIDES = ((5, -9, "left"), (-5, -9, "right"), (-5, 4, "right"), (5, 4, "left"))  # of its point, for each arm's β: fronts meet
+SIDES = ((7, 4, "left"), (-7, 4, "right"), (5, -9, "left"), (-5, -9, "right"), (9, -3, "left"), (-9, -3, "right"))  # in points
 
 
 def contact_sheet(rows: list[list[Image.Image]], path: Path) -> None:
@@ -53,7 +55,7 @@ def front_figure(
     figure = plt.figure(figsize=(6.2, height), layout="constrained")
     grid = figure.add_gridspec(1 + len(strips), columns, height_ratios=[3.9, *[0.85] * len(strips)])
     axis = figure.add_subplot(grid[0, :])
-    labels, halo = [], [withStroke(linewidth=2.5, foreground="white")]
+    lines = []
     for index, (label, points) in enumerate(arms.items()):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
         points = sorted(points, key=lambda p: p["beta"])
@@ -63,32 +65,7 @@ def front_figure(
             if "text_interval" in p:
                 axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.7, alpha=0.5)
                 axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.7, alpha=0.5)
-        for p in {id(p): p for p in (points[0], points[-1])}.values():
-            axis.annotate(
-                f"β {p['beta']:g}",
-                (p["text"], p["image"]),
-                textcoords="offset points",
-                xytext=SIDES[index % len(SIDES)][:2],
-                ha=SIDES[index % len(SIDES)][2],
-                fontsize=6.5,
-                color=color,
-                path_effects=halo,
-            )
-        labels.append((label, x, y, color))
-    # Each line's name stands beside its own best-separated point: the one farthest from the other lines' points.
-    others = lambda label: [(a, b) for name, x, y, _ in labels if name != label for a, b in zip(x, y)]
-    (x0, x1), (y0, y1) = axis.get_xlim(), axis.get_ylim()
-    scale = lambda a, b: ((a - x0) / (x1 - x0 or 1), (b - y0) / (y1 - y0 or 1))
-    for label, x, y, color in labels:
-        gap = lambda point, label=label: min(
-            [(u - a) ** 2 + (v - b) ** 2 for u, v in [scale(*point)] for a, b in (scale(*o) for o in others(label))],
-            default=0.0,
-        )
-        point = max(zip(x, y), key=gap)
-        axis.annotate(
-            label.replace("_", " "), point, textcoords="offset points", xytext=(7, 6), fontsize=8.5, color=color,
-            weight="bold", zorder=4, path_effects=halo,
-        )  # fmt: skip
+        lines.append((label, list(zip(x, y)), [p["beta"] for p in points], color))
     axis.margins(0.12)
     axis.set_xlabel("text similarity (raw CLIP cosine)", fontsize=8.5)
     axis.set_ylabel("image similarity (raw CLIP cosine)", fontsize=8.5)
@@ -116,10 +93,41 @@ def front_figure(
                 cell.set_ylabel(
                     label.replace("_", " "), fontsize=7, color=color, rotation=0, ha="right", va="center", weight="bold"
                 )
+    _name_lines(axis, lines)
     for kind in (path.suffix, ".pdf"):
         with whole(path.with_suffix(kind)) as part:
             figure.savefig(part, format=kind[1:], dpi=200)
     plt.close(figure)
+
+
+def _name_lines(axis, lines: list[tuple]) -> None:
+    """Each line's name beside its point farthest from the others, the bias at its ends; no text over another or a point.
+
+    lines: (name, [(x, y), ...], biases, colour).
+    """
+    axis.figure.draw_without_rendering()  # places are in pixels, which the layout decides
+    pixels = axis.transData.transform
+    taken = [Bbox.from_bounds(*(pixels(point) - 6), 12, 12) for _, points, *_ in lines for point in points]
+
+    def place(text: str, points: list, **style) -> None:
+        for point, (dx, dy, side) in itertools.product(points, SIDES):
+            note = axis.annotate(
+                text, point, textcoords="offset points", xytext=(dx, dy), ha=side, zorder=4,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")], **style,
+            )  # fmt: skip
+            note.set_in_layout(False)
+            box = note.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                return taken.append(box)
+            note.remove()
+
+    for label, points, _, color in lines:
+        others = pixels([p for name, found, *_ in lines if name != label for p in found] or points)
+        gap = lambda point, others=others: ((others - pixels(point)) ** 2).sum(-1).min()
+        place(label.replace("_", " "), sorted(points, key=gap, reverse=True), fontsize=8.5, weight="bold", color=color)
+    for _, points, betas, color in lines:
+        for i in {0, len(points) - 1}:
+            place(f"β {betas[i]:g}", [points[i]], fontsize=6.5, color=color)
 
 
 def arm_name(point: dict) -> str:
