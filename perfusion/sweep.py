@@ -82,7 +82,8 @@ def job(cfg: DictConfig) -> dict:
         for twin in sorted(experiment.parent.glob(f"*/{folder.name}/result.json")):  # of another experiment
             result = read_result(twin) | {"job": about}
             for name in ("pictures.png", "scores.csv", "front.png"):
-                shutil.copy(twin.with_name(name), folder / name)
+                if twin.with_name(name).exists():  # the pictures of a long sweep may have been cleared away
+                    shutil.copy(twin.with_name(name), folder / name)
             break
         else:
             result = run(plain, concept, folder, experiment.parent / TRAININGS) | {"job": about}
