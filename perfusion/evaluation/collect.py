@@ -27,6 +27,7 @@ from perfusion.evaluation.fronts import (
 )
 from perfusion.evaluation.results import mean, read_result, write_csv, write_result
 
+SECONDS = {"median_seconds": "a job's, which trains unless another job has, and evaluates; and its training's own"}
 MEASURES = {
     "hypervolume": "area that the front dominates above the reference point, in squared cosines; higher is better",
     "matched_text": "text similarity of one front minus that of the other at the same image similarity, mean over the "
@@ -121,7 +122,7 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
         "arms": described,
         "reference": list(cfg.reference),
         "bootstrap": {"draws": cfg.draws, "seed": cfg.seed, "level": 0.95, "resampled": "concepts, seeds, prompts"},
-        "definitions": DEFINITIONS | MEASURES | {"ordering_holds": " ".join(holds.__doc__.split())},
+        "definitions": DEFINITIONS | MEASURES | SECONDS | {"ordering_holds": " ".join(holds.__doc__.split())},
     }
     return result, arms
 
@@ -210,6 +211,14 @@ def run(cfg: DictConfig) -> dict:
     result |= {"prompts": some["prompts"], "config": some["config"], "scorers": some["scorers"]}
     result |= {"surroundings": some["surroundings"], "trained": {"base_hash": some["trained"]["base_hash"]}}
     result["seconds"] = round(sum(r["job_seconds"] for found in jobs.values() for _, r in found.values()), 1)
+    for arm, done in jobs.items():
+        seconds = {
+            "job": [r["job_seconds"] for _, r in done.values()],
+            "training": [r["training"]["train_seconds"] for _, r in done.values()],
+        }
+        result["arms"][arm]["median_seconds"] = {
+            what: mean([float(np.median(values))]) for what, values in seconds.items()
+        }
     folder = Path(cfg.results)
     write_csv(folder / f"{cfg.name}.csv", table(jobs))
     draw_figure(result, arms, folder / f"{cfg.name}.png")
