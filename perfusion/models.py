@@ -6,6 +6,7 @@ original layout; the latter needs model.config, a folder or hub id whose configu
 
 import importlib
 import importlib.util
+from functools import cache
 from pathlib import Path
 
 import diffusers
@@ -188,6 +189,11 @@ def check_covariance(
         raise UserError(f'covariance.tokens="{tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
 
 
+@cache  # Emojiland's 100,000 take eight seconds, and every job of a sweep asks for them
+def _captions(module: str, count: int) -> list[str]:
+    return importlib.import_module(module).captions(count)
+
+
 def covariance(
     pipe,
     model: DictConfig,
@@ -201,7 +207,7 @@ def covariance(
         found = Covariance.load(file)
         found.check_encoder(text_encoder_of(pipe), file)
         return found
-    texts = Captions(source, captions) if source else importlib.import_module(model.captions).captions(captions)
+    texts = Captions(source, captions) if source else _captions(model.captions, captions)
     return second_moment(
         texts, pipe.tokenizer, text_encoder_of(pipe), tokens,
         cache_dir=home() / "covariance", shipped=model.get("covariances"),

@@ -42,7 +42,7 @@ class Scene:
 
 
 def _pick(rng: np.random.Generator, options) -> str:
-    """What rng.choice gives for a sequence, without the array it makes of it: ten times as fast."""
+    """What rng.choice gives for a sequence, without the array it makes of it, which takes longer than the draw."""
     return options[rng.integers(len(options))]
 
 

@@ -33,7 +33,6 @@ def drawings() -> tuple[tuple[str, str], ...]:
 
 
 @cache
-@cache
 def artists_of(name: str, held_out: bool) -> tuple[str, ...]:
     """Artists that drew `name`; without the held-out pair unless `held_out`."""
     return tuple(a for n, a in sprites() if n == name and (held_out or HELD_OUT.get(name) != a))

@@ -103,31 +103,33 @@ def front_figure(
 def _name_lines(axis, lines: list[tuple]) -> None:
     """Each line's name beside its point farthest from the others, the bias at its ends; no text over another or a point.
 
-    lines: (name, [(x, y), ...], biases, colour).
+    A bias that finds no room is left out, a name never. lines: (name, [(x, y), ...], biases, colour).
     """
     axis.figure.draw_without_rendering()  # places are in pixels, which the layout decides
     pixels = axis.transData.transform
     taken = [Bbox.from_bounds(*(pixels(point) - 6), 12, 12) for _, points, *_ in lines for point in points]
 
-    def place(text: str, points: list, **style) -> None:
-        for point, (dx, dy, side) in itertools.product(points, SIDES):
+    def place(text: str, points: list, always: bool, **style) -> None:
+        places = list(itertools.product(points, SIDES))
+        for number, (point, (dx, dy, side)) in enumerate(places, 1):
             note = axis.annotate(
                 text, point, textcoords="offset points", xytext=(dx, dy), ha=side, zorder=4,
                 path_effects=[withStroke(linewidth=2.5, foreground="white")], **style,
             )  # fmt: skip
             note.set_in_layout(False)
             box = note.get_window_extent()
-            if not any(box.overlaps(other) for other in taken):
+            if always and number == len(places) or not any(box.overlaps(other) for other in taken):
                 return taken.append(box)
             note.remove()
 
     for label, points, _, color in lines:
         others = pixels([p for name, found, *_ in lines if name != label for p in found] or points)
         gap = lambda point, others=others: ((others - pixels(point)) ** 2).sum(-1).min()
-        place(label.replace("_", " "), sorted(points, key=gap, reverse=True), fontsize=8.5, weight="bold", color=color)
+        best = sorted(points, key=gap, reverse=True)
+        place(label.replace("_", " "), best, always=True, fontsize=8.5, weight="bold", color=color)
     for _, points, betas, color in lines:
         for i in {0, len(points) - 1}:
-            place(f"β {betas[i]:g}", [points[i]], fontsize=6.5, color=color)
+            place(f"β {betas[i]:g}", [points[i]], always=False, fontsize=6.5, color=color)
 
 
 def arm_name(point: dict) -> str:
