@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -63,6 +64,9 @@ def task(cfg):
     app = HydraConfig.get().job.config_name
     if sys.argv[0] == f"perfusion {app}":
         sys.argv[:1] = [PROGRAM, app]  # what Lightning starts its other processes with, under DDP
+    if "wandb" in (cfg.get("logger") or {}) and not cfg.logger.wandb.group:
+        of_sweep = Path(HydraConfig.get().sweep.dir).name if HydraConfig.get().mode == RunMode.MULTIRUN else None
+        cfg.logger.wandb.group = cfg.get("name") or of_sweep
     try:
         return importlib.import_module(APPS[app][0]).run(cfg)
     except UserError as error:

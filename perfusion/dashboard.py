@@ -5,12 +5,10 @@ perfusion train logger=wandb                     # then: wandb sync FOLDER/wandb
 
 from pathlib import Path
 
-import numpy as np
 import pytorch_lightning as pl
 import wandb
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.evaluation.fronts import pareto
 
 
 class Dashboard(pl.Callback):
@@ -53,13 +51,6 @@ def show_end(logger, folder: Path, concept) -> None:
     run.log_artifact(artifact)
 
 
-def front_table(summary: list[dict]) -> tuple[list[str], list[list]]:
-    """Columns and rows of operating points, with whether each is on the Pareto front of (text, image)."""
-    best = pareto(np.array([[p["text"], p["image"]] for p in summary]))
-    columns = [*summary[0], "pareto"]
-    return columns, [[*(p.get(c) for c in summary[0]), bool(b)] for p, b in zip(summary, best)]
-
-
 def show_front(cfg: DictConfig, result: dict, folder: Path) -> None:
     """One evaluation as a run of its own: the front as a table and as a picture. `finish` is called in any case."""
     mine = cfg.logger.wandb
@@ -70,10 +61,10 @@ def show_front(cfg: DictConfig, result: dict, folder: Path) -> None:
     )  # fmt: skip
     failed = True
     try:
-        columns, rows = front_table(result["summary"])
-        run.log(
-            {"front": wandb.Table(columns=columns, data=rows), "front_picture": wandb.Image(str(folder / "front.png"))}
-        )
+        points = result["summary"]
+        run.log({"front": wandb.Table(columns=[*points[0]], data=[[*p.values()] for p in points])})
+        if (folder / "front.png").exists():
+            run.log({"front_picture": wandb.Image(str(folder / "front.png"))})
         run.summary.update({"definitions": result["definitions"]})
         failed = False
     finally:

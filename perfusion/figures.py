@@ -19,6 +19,7 @@ from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.figure import COLORS, MARKERS, cells, contact_sheet
 from perfusion.evaluation.results import read_result, write_result
+from perfusion.sweep import TRAININGS, made_by, resolved, training
 
 WIDTH = 85 / 25.4  # inches: one column
 RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
@@ -27,14 +28,14 @@ ARMS = {"local": "locked", "trained": "trained_k"}  # of key_locking, by their l
 STYLE = {"font.size": 6.5, "axes.linewidth": 0.6, "svg.fonttype": "path", "svg.hashsalt": "perfusion"}
 
 
-def main(draw, make=None) -> None:
+def main(draw, make=None, others: str = "none") -> None:
     """A script's command line. draw(): the figure from result files; make(overrides): those files, anew."""
     arguments = sys.argv[1:]
     try:
         if arguments[:1] == ["--from-scratch"] and make:
             make(arguments[1:])
         elif arguments:
-            allowed = "--from-scratch, followed by overrides of perfusion train" if make else "none"
+            allowed = "--from-scratch, followed by overrides of perfusion train" if make else others
             raise UserError(f"argument {arguments[0]} is unknown; allowed are: {allowed}.")
         with plt.rc_context(STYLE):
             print(f"written: {', '.join(map(str, draw()))}")
@@ -66,9 +67,7 @@ def needed(path: Path, command: str) -> dict:
 
 def ablation(name: str) -> dict:
     """An experiment's joined result. Raises UserError with the commands that make it."""
-    over = "" if name.endswith("quick") else " 'concept=glob(*)' seed=0,1,2 evaluation.split=final"
-    sweep = f"perfusion train -m +experiment={name}{over}"
-    return needed(ABLATIONS / f"{name}.json", f"{sweep} and then perfusion collect experiment={name}")
+    return needed(ABLATIONS / f"{name}.json", made_by(name))
 
 
 def kept(name: str) -> tuple[dict, list[list[Image.Image]]]:
@@ -93,7 +92,6 @@ def trained(lock: str, overrides: list[str]):
     from perfusion.concept import Concept
     from perfusion.config import concept_of
     from perfusion.models import load_pipeline
-    from perfusion.sweep import TRAININGS, resolved, training
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = resolved(compose("train", [*SETTINGS, f"arm={ARMS[lock]}", *overrides]))
@@ -128,13 +126,15 @@ def below(line, text: str) -> None:
 
 
 def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
-    """Fronts of several arms with direct labels: image against text similarity, 95 % intervals as thin lines."""
+    """Arms with direct labels: image against text similarity, 95 % intervals as thin lines; filled: on the Pareto front."""
     for index, (arm, label) in enumerate(names.items()):
         color = COLORS[index]
         points = sorted(arms[arm], key=lambda p: p["beta"])
         x, y = [p["text"] for p in points], [p["image"] for p in points]
-        axis.plot(x, y, color=color, marker=MARKERS[index], markersize=2.5, linewidth=1)
+        axis.plot(x, y, color=color, linewidth=1)
         for p in points:
+            face = color if p["pareto"] else "white"
+            axis.plot(p["text"], p["image"], MARKERS[index], color=color, markerfacecolor=face, markersize=2.5, markeredgewidth=0.7)
             axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.4, alpha=0.45)
             axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.4, alpha=0.45)
         axis.plot([], [], color=color, marker=MARKERS[index], markersize=2.5, linewidth=1, label=label)

@@ -70,6 +70,7 @@ class PerfusionModule(pl.LightningModule):
         encoding = super_encoding(pipe.tokenizer, text_encoder, super_category)
         self.register_buffer("C_inv", C_inv.to(encoding), persistent=False)
         self.register_buffer("i_star", encoding.clone())
+        self.register_buffer("i_star_start", encoding.clone(), persistent=False)
         self.embedding = nn.Parameter(word_embedding(pipe.tokenizer, text_encoder, super_category))
         self.layers = list(cross_attentions(pipe.unet))
         values = {
@@ -152,7 +153,8 @@ class PerfusionModule(pl.LightningModule):
         self.log("loss", loss, prog_bar=True, batch_size=len(x))
         at = (ids == self.token_id).to(gated.device)
         self.log("gate", gated[..., -2][at].mean().detach(), batch_size=len(x))  # at the concept's own token
-        self.log("i_star_moved", (self.i_star - here).norm() / here.norm(), batch_size=len(x))
+        moved = (self.i_star - self.i_star_start).norm() / self.i_star_start.norm()
+        self.log("i_star_moved", moved, batch_size=len(x))
         return loss
 
     def conditions(self, pooled: Tensor) -> dict[str, Tensor] | None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.results import read_result
+from perfusion.sweep import made_by
 from perfusion.whole import write_text
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222}
@@ -27,7 +28,7 @@ figcaption{font-size:13px;color:#555}.pixels img{image-rendering:pixelated;zoom:
 CURVES = {  # metrics.csv: what its axis says
     "loss": "loss (masked denoising error)",
     "gate": "gate at the concept's token",
-    "i_star_moved": "i*: distance from the batch's encoding, of its norm",
+    "i_star_moved": "i*: distance from its start, of its norm",
 }
 SCORES = ("text", "text_deleted", "image", "dino", "facts", "drawing")
 
@@ -122,21 +123,37 @@ def of_run(folder: Path) -> str:
     return of_evaluation(folder, result)
 
 
-def of_training(folder: Path, result: dict) -> str:
+def training_sections(folder: Path, result: dict, about: str = "") -> list[str]:
+    """What a training's folder shows; about: whose it is, in a page of several things."""
     steps = sorted((folder / "selection").glob("*.png"))
+    seen = "where each word is looked at (blue none, yellow most)"
+    return [
+        section(f"Pictures{about}", picture(folder / "picture.png", "photos, the base model, the concept at three biases")),
+        section(f"Curves{about}", curves(folder / "metrics.csv", result["selection"])),
+        section(f"Masks{about}", picture(folder / "masks.png", "what the loss sees of each picture")),
+        section(f"Attention{about}", picture(folder / "attention.png", seen)),
+        section(f"Selection, step by step{about}", *(picture(p, f"step {int(p.stem)}", "pixels") for p in steps)),
+    ]
+
+
+def training_of(result: dict) -> list[str]:
+    """The sections of the training behind an experiment's job, where its folder still lies there."""
+    folder = Path(result.get("training", {}).get("folder", "gone"))
+    if not (folder / "result.json").is_file():
+        return []
+    job = result["job"]
+    about = f": {job['concept']}, {job['arm']}, seed {job['seed']}"
+    return training_sections(folder, json.loads((folder / "result.json").read_text()), about)
+
+
+def of_training(folder: Path, result: dict) -> str:
     config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     facts = [{"what": k.replace("_", " "), "value": v} for k, v in result.items() if k not in ("selection", "concept")]
     return page(
         f"{result['concept']}: training",
         f"{folder.resolve().name}: step {result['kept_step']} kept after {result['train_seconds']} s",
         [
-            section("Pictures", picture(folder / "picture.png", "photos, the base model, the concept at three biases")),
-            section("Curves", curves(folder / "metrics.csv", result["selection"])),
-            section("Masks", picture(folder / "masks.png", "what the loss sees of each picture")),
-            section(
-                "Attention", picture(folder / "attention.png", "where each word is looked at (blue none, yellow most)")
-            ),
-            section("Selection, step by step", *(picture(p, f"step {int(p.stem)}", "pixels") for p in steps)),
+            *training_sections(folder, result),
             section("Numbers", table(facts, ["what", "value"])),
             configuration(config),
         ],
@@ -144,38 +161,42 @@ def of_training(folder: Path, result: dict) -> str:
 
 
 def of_evaluation(folder: Path, result: dict) -> str:
-    columns = ["beta", "tau", "lock", *(c for c in SCORES if c in result["rows"])]
+    columns = ["beta", "tau", "lock", *(c for c in SCORES if c in result["rows"]), "pareto"]
+    area = result.get("front")
     meant = [{"score": k, "definition": v} for k, v in result["definitions"].items()]
     return page(
         f"{result['concept']}: evaluation",
         f"{len(result['prompts'])} prompts, {len(result['points'])} operating points, {result['seconds']} s",
         [
             section("Pareto front", picture(folder / "front.png", "image against text similarity, by bias")),
+            section("Hypervolume", table([area | {"interval": str(area["interval"])}], ["hypervolume", "interval"]))
+            if area
+            else "",
             section("Operating points", table(result["summary"], columns)),
             section("Pictures", picture(folder / "pictures.png", "first prompts (rows), every point (columns)", "pixels")),
             section("Definitions", table(meant, ["score", "definition"])),
+            *training_of(result),
             configuration(result["config"]),
         ],
     )
 
 
 def of_experiment(name: str, joined: Path, jobs: Path) -> str:
-    """An experiment's joined result, and its jobs' fronts where they still lie in `jobs`."""
+    """An experiment's joined result, its jobs' fronts and each arm's first training where they still lie in `jobs`."""
     if not joined.exists():
-        raise UserError(
-            f"{joined} does not exist; make it with perfusion train -m +experiment={name} 'concept=glob(*)' seed=0,1,2 "
-            f"and then perfusion collect experiment={name}."
-        )
+        raise UserError(f"{joined} does not exist; make it with {made_by(name)}.")
     result = read_result(joined)
     claims = [p | {"holds": str(p["holds"]).lower(), "interval": str(p["interval"])} for p in result["paired"]]
     arms = [{"arm": arm, "hypervolume": a["hypervolume"], "95 %": str(a["hypervolume_interval"])}
             for arm, a in result["arms"].items()]  # fmt: skip
     points = [{"arm": arm} | p for arm, a in result["arms"].items() for p in a["points"]]
     meant = [{"measure": k, "definition": v} for k, v in result["definitions"].items()]
-    fronts = []
+    fronts, first = [], {}
     for path in sorted(jobs.glob("*/result.json")):
-        about = read_result(path)["job"]
+        found = read_result(path)
+        about = found["job"]
         fronts.append(picture(path.with_name("front.png"), f"{about['arm']}, {about['concept']}, seed {about['seed']}", "half"))
+        first[about["arm"]] = min(first.get(about["arm"], found), found, key=lambda r: (r["job"]["concept"], r["job"]["seed"]))
     columns = ["better", "worse", "claim", "measure", "difference", "interval", "sign_flip_p", "concepts_better", "holds"]
     return page(
         f"Experiment {name}",
@@ -188,6 +209,7 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
             section("Operating points", table(points, ["arm", "beta", "tau", "lock", "text", "image", "pareto"])),
             section("Definitions", table(meant, ["measure", "definition"])),
             section("Jobs", *fronts),
+            *(part for arm in result["arms"] if arm in first for part in training_of(first[arm])),
             configuration(result["config"]),
         ],
     )

@@ -1,6 +1,7 @@
 """Experiments: one job an arm x concept x seed, in multirun/NAME/KEY by its configuration; done jobs are not done again.
 
-    perfusion train -m +experiment=key_locking 'concept=glob(*)' seed=0,1,2
+    perfusion train -m +experiment=key_locking concept=teddy,cat seed=0,1,2
+    perfusion collect experiment=key_locking
 
 A job trains one concept and evaluates it. Trainings lie in multirun/trainings/KEY, by the configuration of training alone,
 so arms that differ only at inference, and experiments that share an arm, share them. Both keys leave out where the
@@ -11,12 +12,14 @@ import hashlib
 import json
 import shutil
 import sys
+import time
 import traceback
 from pathlib import Path
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.config import ASSETS, ROOT, concept_of
@@ -26,6 +29,13 @@ OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an expe
 NOT_KEYED = ("logger", "concept_file", "resume", "picture", "attention")  # what no result depends on
 NOT_TRAINED = ("evaluation", *NOT_KEYED)  # what training's does not
 TRAININGS = "trainings"
+COMMITTED = "concept=cat,clock,dog,fish,guitar,house,mushroom,robot,teapot,teddy seed=0,1,2 evaluation.split=final"
+
+
+def made_by(experiment: str) -> str:
+    """The commands behind results/ablations/EXPERIMENT.json."""
+    over = "evaluation.split=final" if experiment.endswith("quick") else COMMITTED
+    return f"perfusion train -m +experiment={experiment} {over} and then perfusion collect experiment={experiment}"
 
 
 def resolved(cfg: DictConfig) -> DictConfig:
@@ -59,55 +69,69 @@ OmegaConf.register_new_resolver("job_key", job_key, replace=True)
 
 
 def job(cfg: DictConfig) -> dict:
-    """Run one job of an experiment, unless its result is there. A failure is kept in error.txt and does not raise."""
-    from perfusion.evaluation.results import read_result, write_result
+    """Run one job of an experiment, unless its result is there.
+
+    In a sweep (-m) a failure is kept in error.txt and does not raise, so that the other jobs go on; alone it raises.
+    """
     from perfusion.whole import write_text
 
-    experiment = Path(HydraConfig.get().sweep.dir)
-    plain = resolved(cfg)
+    arm = None if OmegaConf.is_missing(cfg, "arm") else cfg.arm
+    about = {"experiment": cfg.name, "arm": arm, "concept": None, "seed": cfg.seed}
+    try:
+        return _job(cfg, about)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the other jobs go on)
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        write_text(folder / "error.txt", f"{json.dumps(about)}\n{traceback.format_exc()}")
+        return _say("FAILED", about, " ".join(str(error).split()))
+
+
+def _job(cfg: DictConfig, about: dict) -> dict:
+    """`about` is filled in as far as the job comes."""
+    from perfusion.evaluation.evaluate import check_evaluation, points_of
+    from perfusion.evaluation.fronts import check_front
+    from perfusion.evaluation.results import read_result, write_result
+
+    plain, experiment = resolved(cfg), Path(HydraConfig.get().sweep.dir)
     if OmegaConf.is_missing(plain.concept, "images"):
-        return _say("left out", cfg, "concept=custom names no pictures")
-    if "wandb" in plain.logger and not plain.logger.wandb.group:
-        plain.logger.wandb.group = cfg.name
+        return _say("left out", about, "concept=custom names no pictures")
+    about["concept"] = str(plain.concept.images)  # until its name is known
     concept = concept_of(plain)
+    about["concept"] = concept.name
     if concept.get("split") == "final" and plain.evaluation.split != "final":
-        return _say("left out", cfg, f"{concept.name} is for the committed evaluation (evaluation.split=final)")
+        return _say("left out", about, "it is for the committed evaluation (evaluation.split=final)")
     folder = experiment / key(plain, NOT_KEYED)
     if (folder / "result.json").exists():
         read_result(folder / "result.json")
-        return _say("done before", cfg, concept.name)
-    about = {"experiment": cfg.name, "arm": cfg.arm, "concept": concept.name, "seed": plain.seed}
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        for twin in sorted(experiment.parent.glob(f"*/{folder.name}/result.json")):  # of another experiment
-            result = read_result(twin) | {"job": about}
-            for name in ("pictures.png", "scores.csv", "front.png"):
-                if twin.with_name(name).exists():  # the pictures of a long sweep may have been cleared away
-                    shutil.copy(twin.with_name(name), folder / name)
-            break
-        else:
-            result = run(plain, concept, folder, experiment.parent / TRAININGS) | {"job": about}
-    except Exception as error:  # noqa: BLE001 (whatever it is, the other jobs go on)
-        write_text(folder / "error.txt", f"{json.dumps(about)}\n{traceback.format_exc()}")
-        return _say("FAILED", cfg, f"{concept.name}: {' '.join(str(error).split())}")
-    write_result(folder / "result.json", result)
+        return _say("done before", about)
+    for twin in sorted(experiment.parent.glob(f"*/{folder.name}/result.json")):  # of another experiment
+        result = read_result(twin)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("pictures.png", "scores.csv", "front.png"):
+            if twin.with_name(name).exists():  # the pictures of a long sweep may have been cleared away
+                shutil.copy(twin.with_name(name), folder / name)
+        break
+    else:
+        check_evaluation(plain.evaluation, plain.model)
+        check_front(cfg.arm, len(points_of(plain.evaluation)))
+        folder.mkdir(parents=True, exist_ok=True)
+        result = run(plain, concept, folder, experiment.parent / TRAININGS)
+    write_result(folder / "result.json", result | {"job": about})
     (folder / "error.txt").unlink(missing_ok=True)
     done = len(list(experiment.glob("*/result.json")))
-    return _say("done", cfg, f"{concept.name} in {result['job_seconds']:.0f} s; {done} results in {experiment}")
+    return _say("done", about, f"{result['job_seconds']:.0f} s; {done} results in {experiment}")
 
 
 def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path) -> dict:
     """Train, or take the finished training of the same configuration; then evaluate. Returns the result."""
-    import time
-
     from perfusion.concept import Concept
     from perfusion.data import real_pictures
-    from perfusion.evaluation.evaluate import check_evaluation, evaluate
+    from perfusion.evaluation.evaluate import evaluate
     from perfusion.models import check_device, check_model, load_pipeline
 
     started = time.perf_counter()
     check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
-    check_evaluation(cfg.evaluation, cfg.model)
     home = training(cfg, trainings)
     trained = json.loads((home / "result.json").read_text())
     real = real_pictures(concept_cfg.images)
@@ -145,18 +169,22 @@ def training(cfg: DictConfig, trainings: Path) -> Path:
     return home
 
 
-def _say(what: str, cfg: DictConfig, more: str) -> dict:
+def _say(what: str, about: dict, more: str = "") -> dict:
     number = HydraConfig.get().job.get("num", 0) if not OmegaConf.is_missing(HydraConfig.get().job, "num") else 0
-    print(f"job {number}: {what}: {cfg.name} {cfg.arm} seed {cfg.seed}: {more}", flush=True)
+    who = f"{about['experiment']} {about['arm']} {about['concept']} seed {about['seed']}"
+    print(f"job {number}: {what}: {who}{': ' + more if more else ''}", flush=True)
     return {"status": what}
 
 
 class Failures(Callback):
-    """Hydra callback: at the end of a sweep, list the jobs that failed; the exit code is then 1."""
+    """Hydra callback: at the end of a sweep, list the jobs that failed in it; the exit code is then 1."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
+        self.started = time.time() - 1  # file systems' clocks are a little behind
 
     def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
         folder = Path(config.hydra.sweep.dir)
-        failed = [p for p in sorted(folder.glob("*/error.txt")) if not p.with_name("result.json").exists()]
+        failed = [p for p in sorted(folder.glob("*/error.txt")) if p.stat().st_mtime >= self.started]
         done = len(list(folder.glob("*/result.json")))
         print(f"{done} jobs done in {folder}; next: perfusion collect experiment={config.name}")
         if failed:
@@ -164,7 +192,6 @@ class Failures(Callback):
             for path in failed:
                 about, *_, last = path.read_text().strip().splitlines()
                 about = json.loads(about)
-                print(
-                    f"  {about['arm']} {about['concept']} seed {about['seed']}: {last[:160]} ({path})", file=sys.stderr
-                )
+                who = f"{about['arm']} {about['concept']} seed {about['seed']}"
+                print(f"  {who}: {last[:160]} ({path})", file=sys.stderr)
             sys.exit(1)

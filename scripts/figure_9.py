@@ -48,7 +48,7 @@ def draw(quick: bool = False) -> list:
     note.set_axis_off()
     note.annotate("better", (0.42, 0.98), (0.02, 0.8), arrowprops={"arrowstyle": "->"}, xycoords="axes fraction")
     text = "\n".join([
-        f"concepts {len(some['concepts'])}, seeds {len(some['seeds'])}", "a point: one inference bias β",
+        f"concepts {len(some['concepts'])}, seeds {len(some['seeds'])}", "a point: one inference bias β,", "filled: on its Pareto front",
         "thin lines: 95 % intervals", "below: the paper's claim,", "the paired difference and", "its 95 % interval",
     ])  # fmt: skip
     note.text(0.02, 0.7, text, fontsize=6, va="top", transform=note.transAxes)
@@ -60,4 +60,4 @@ def draw(quick: bool = False) -> list:
 if __name__ == "__main__":
     quick = "--quick" in sys.argv[1:]
     sys.argv[1:] = [a for a in sys.argv[1:] if a != "--quick"]
-    figures.main(lambda: draw(quick))
+    figures.main(lambda: draw(quick), others="--quick")

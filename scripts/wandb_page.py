@@ -46,7 +46,7 @@ def report(wr, project: str, entity: str | None):
     curves = [
         line("loss", "loss"),
         line("gate at the concept's token", "gate"),
-        line("i* moved (share of its norm)", "i_star_moved"),
+        line("i*: distance from its start, of its norm", "i_star_moved"),
         line("selection: harmonic mean", "selection/score"),
     ]
     pictures = [

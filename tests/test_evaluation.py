@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from perfusion.emojiland.reader import Reader
 from perfusion.emojiland.scenes import scene
 from perfusion.errors import UserError
 from perfusion.evaluation.dino import open_scorer
-from perfusion.evaluation.evaluate import Scores, drift, evaluate, points_of
-from perfusion.evaluation.prompts import Prompt, dreambench_classes, read_prompts, read_splits
+from perfusion.evaluation.evaluate import Scores, drift, evaluate, front_of, points_of
+from perfusion.evaluation.fronts import hypervolume, pareto
+from perfusion.evaluation.prompts import Prompt, read_prompts, read_splits
 from perfusion.evaluation.results import FORMAT, read_result, write_result
 from perfusion.models import load_pipeline
 
@@ -82,7 +84,6 @@ def test_prompt_files_of_every_format(tmp_path):
     bench.write_text(DREAMBENCH)
     assert [p.text for p in read_prompts(bench)] == ["a {} in the jungle", "a red {}", "a cube shaped {}"]
     assert [p.text for p in read_prompts(bench, "live")] == ["a {} wearing a red hat", "a {} in a chef outfit"]
-    assert dreambench_classes(bench)["bear_plushie"] == "stuffed animal" and len(dreambench_classes(bench)) == 3
     custom = tmp_path / "teddybear.txt"
     custom.write_text(CUSTOM101)
     assert [p.with_word("cat") for p in read_prompts(custom)][1:3] == [
@@ -97,6 +98,7 @@ def test_prompt_files_of_every_format(tmp_path):
         ("gone.txt", None, None, "does not exist"),
         ("a.yaml", 'dev: [{text: "a {} here", place: moon}]', None, "says place: moon"),
         ("b.yaml", "- just a list", None, "is not a prompt file"),
+        ("dataset.json", '[{"class_prompt": "teddy bear"}]', None, "give the file of prompts"),
         ("c.txt", "{0} with {1}", None, "exactly one {}"),
         ("d.txt", "no word at all", None, "exactly one {}"),
         ("e.txt", "a {}", "live", "evaluation.split=live is not in"),
@@ -120,7 +122,14 @@ def test_scorers_by_one_interface(assets, tmp_path, monkeypatch):
         assert torch.allclose(e.norm(dim=-1), torch.ones(3)) and not torch.equal(e[0], e[1])
         assert torch.allclose(e[1:2], scorer.images(shown[1:2]), atol=1e-5)
     assert dino.images(shown).shape == (3, 16) and clip.texts(["a cat"]).shape == (1, 96)
-    for source, sentence in [("nonsense", "no known name"), (f"local-dir:{tmp_path}", "has neither")]:
+    damaged = timm_folder(tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes(b"torn")
+    for source, sentence in [
+        ("nonsense", "no known name"),
+        (f"local-dir:{tmp_path}", "has neither"),
+        ("timm:vit_enormous", "is no model of timm"),
+        (f"local-dir:{damaged}", "cannot be loaded"),
+    ]:
         with pytest.raises(UserError, match=sentence):
             open_scorer(source)
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -170,6 +179,20 @@ def test_numbers_do_not_depend_on_the_batch_size(cfg, emojiland, teddy, tmp_path
     assert written["rows"] == a and "raw cosine" in written["definitions"]["text"]
     assert len(list(csv.DictReader((tmp_path / "7/scores.csv").open()))) == 24
     assert (tmp_path / "7/front.png").stat().st_size > 10_000 and (tmp_path / "7/front.pdf").exists()
+    means = [(p["text"], p["image"]) for p in written["summary"]]
+    assert [p["pareto"] for p in written["summary"]] == pareto(np.array(means)).tolist()
+
+
+def test_front_of_one_concept():
+    """3 prompts x 2 noises x 2 points, in the order that they are drawn."""
+    rng = np.random.default_rng(0)
+    text, image = rng.uniform(0.2, 0.8, (2, 3, 2, 2))
+    points = [{"beta": 0.6}, {"beta": 0.9}]
+    found = front_of(points, {"text": text.ravel().tolist(), "image": image.ravel().tolist()}, 3)
+    means = np.stack([text.mean((0, 1)), image.mean((0, 1))], -1)
+    assert found["hypervolume"] == pytest.approx(hypervolume(means, (0, 0)), abs=1e-6)
+    assert found["interval"][0] < found["hypervolume"] < found["interval"][1]
+    assert front_of(points[:1], {}, 3) is None
 
 
 def test_drift_is_zero_as_loaded_and_not_when_always_on(cfg, emojiland, teddy):
@@ -206,13 +229,17 @@ def test_evaluate_command(perfusion_here, emojiland, teddy, tmp_path, capsys):
     perfusion_here(*mine, *few, "hydra.run.dir=out")
     result = read_result(tmp_path / "out/result.json")
     assert len(result["summary"]) == 2 and result["concept"] == "teddy*" and "facts" not in result["rows"]
-    assert "raw cosine" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "raw cosine" in said and "hypervolume" in said and Path("out/front.png").exists()
+    perfusion_here(*mine, *few, "evaluation.beta=[0.6]", "hydra.run.dir=single")
+    assert "one operating point is no front" in capsys.readouterr().out and not Path("single/front.png").exists()
     for overrides, sentence in [
         ((*mine, "concept=cat"), "learned a teddy"),
         (("evaluate",), "concept_file is not given"),
         ((*mine, "evaluation.prompts=gone.yaml"), "evaluation.prompts=gone.yaml does not exist"),
         ((*mine, "evaluation.beta=[high]"), "evaluation.beta holds high"),
         ((*mine, "evaluation.beta=0.7"), "must be a list"),
+        ((*mine, "evaluation.dino=timm:vit_enormous"), "is no model of timm"),
         (
             (*mine, "evaluation.reader=/gone", "evaluation.prompts=${root:data/prompts/emojiland.yaml}"),
             "no config.json",

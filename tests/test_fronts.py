@@ -62,6 +62,19 @@ def test_bootstrap_against_loops():
     assert np.isnan(boot(scores)[:, 1]).all() and boot(scores)[:, 0] == pytest.approx(means[:, 0])
 
 
+def test_seeds_are_resampled_within_their_concept():
+    """Known answers: the mean of n seeds varies by their variance / n, and a mean over concepts by that of its parts."""
+    rng = np.random.default_rng(3)
+    a, b = rng.normal(0, 1, 6), rng.normal(0, 2, 3)
+    one = Bootstrap(["a"] * 6, 1, 20_000)(a[:, None, None])[1:, 0]
+    assert one.std() == pytest.approx(a.std() / np.sqrt(6), rel=0.05)
+    assert Bootstrap(["a", "b"], 1, 100)(np.ones((2, 1, 1))).std() == 0
+    scores = np.concatenate([a - a.mean(), b - b.mean()])[:, None, None]  # concepts alike: only their seeds vary
+    both = Bootstrap(["a"] * 6 + ["b"] * 3, 1, 20_000)(scores)[1:, 0]
+    # Two draws of concepts: each a's or b's, so E[var] = (var_a / 6 + var_b / 3) / 2 / 2
+    assert both.var() == pytest.approx((a.var() / 6 + b.var() / 3) / 4, rel=0.05)
+
+
 def test_interval_covers_the_truth():
     """Concepts vary most: an interval over pooled pictures would cover far less."""
     rng, covered = np.random.default_rng(2), 0

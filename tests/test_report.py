@@ -26,6 +26,17 @@ def self_contained(path: Path) -> str:
     return text
 
 
+def opened(path: Path, folder: Path) -> np.ndarray:
+    """What a real browser shows of a page, its first 2400 rows."""
+    shot = folder / "shot.png"
+    command = [CHROMIUM, *FLAGS, "--window-size=1000,2400", f"--user-data-dir={folder / 'profile'}",
+               f"--screenshot={shot}", path.as_uri()]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    seen = np.asarray(Image.open(shot).convert("RGB"))
+    assert seen.shape == (2400, 1000, 3)
+    return seen
+
+
 def test_pages(perfusion_here, prompts, tmp_path, capsys):
     perfusion_here("train", *QUICK, "max_steps=6", "hydra.run.dir=run")
     perfusion_here("report", "run=run")
@@ -40,10 +51,12 @@ def test_pages(perfusion_here, prompts, tmp_path, capsys):
     perfusion_here("collect", "experiment=key_locking", "draws=50")
     perfusion_here("report", "experiment=key_locking")
     joined = self_contained(Path("results/ablations/key_locking.html"))
-    assert "<h2>Claims</h2>" in joined and joined.count("data:image/png") == 5  # the joined front and four jobs'
+    assert "<h2>Claims</h2>" in joined and joined.count("data:image/png") == 7  # joined, four jobs', two selections
+    assert "<h2>Curves: cat*, locked, seed 0</h2>" in joined and "<h2>Curves: cat*, trained_k, seed 0</h2>" in joined
     job = next(Path("multirun/key_locking").glob("*/result.json")).parent
     perfusion_here("report", f"run={job}", "output=one.html")
-    assert "<h2>Pareto front</h2>" in self_contained(Path("one.html"))
+    one = self_contained(Path("one.html"))
+    assert "<h2>Pareto front</h2>" in one and "<h2>Hypervolume</h2>" in one and "<h2>Curves: " in one
 
     for name, text in {"old": '{"format": 0}', "other": '{"format": 1, "sheet": [1, 1]}', "torn": "{"}.items():
         Path(name).mkdir()
@@ -64,9 +77,8 @@ def test_pages(perfusion_here, prompts, tmp_path, capsys):
 
     if not CHROMIUM:
         pytest.skip("the pages are written and checked; no chromium is installed to open them (apt-get install chromium)")
-    shot = tmp_path / "shot.png"
-    command = [CHROMIUM, *FLAGS, "--window-size=1000,2400", f"--user-data-dir={tmp_path / 'profile'}",
-               f"--screenshot={shot}", (tmp_path / "run/report.html").as_uri()]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
-    seen = np.asarray(Image.open(shot).convert("RGB"))
-    assert seen.shape == (2400, 1000, 3) and (seen[:1200] < 128).any(-1).mean() > 0.01  # text and pictures are there
+    for page in ("run/report.html", "results/ablations/key_locking.html"):
+        seen = opened(tmp_path / page, tmp_path)
+        text = seen[:1200].max(-1) < 90
+        colors = len(np.unique(seen[:1200].reshape(-1, 3), axis=0))
+        assert text.mean() > 0.005 and colors > 1000, page  # dark letters, and the pictures' many colours

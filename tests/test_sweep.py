@@ -1,11 +1,14 @@
 """Experiments through the real command: sharing, skipping, failing, collecting."""
 
 import json
+import os
 import shutil
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
-from small import QUICK, SCORE
+from small import QUICK, ROOT, SCORE, command
 
 from perfusion.evaluation.results import read_result
 
@@ -30,7 +33,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     sweep = (*SWEEP, prompts, "concept=glob([cat,fish,custom,teddy])")
     assert run(perfusion_here, *sweep) == 0
     said = capsys.readouterr().out
-    assert "left out" in said and "fish* is for the committed evaluation" in said and "names no pictures" in said
+    assert "left out" in said and "fish* seed 0: it is for the committed evaluation" in said and "names no pictures" in said
     found = sorted(Path("multirun/lock_type").glob("*/result.json"))
     jobs = [read_result(p)["job"] for p in found]
     assert len(found) == 6 and {(j["arm"], j["concept"]) for j in jobs} == {
@@ -67,12 +70,29 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert len(Path("results/ablations/lock_type.csv").read_text().splitlines()) == 1 + 2 * (2 + 5 + 2)
     assert Path("results/ablations/lock_type.png").stat().st_size > 10_000
 
+    # pictures that were cleared away are no longer shown
+    for path in Path("multirun/lock_type").glob("*/pictures.png"):
+        path.unlink()
+    assert run(perfusion_here, "collect", "experiment=lock_type", "draws=50") == 0
+
     # what can go wrong with a folder of results
     some = found[0]
     kept = some.read_text()
+    result = json.loads(kept)
+    result["config"]["evaluation"]["seed"] += 1
+    some.write_text(json.dumps(result))
+    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert "was evaluated with other seed than" in capsys.readouterr().err
+    result["prompts"][0], result["config"]["evaluation"]["seed"] = "the {}", json.loads(kept)["config"]["evaluation"]["seed"]
+    some.write_text(json.dumps(result))
+    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert "was evaluated with other prompts than" in capsys.readouterr().err
     some.write_text(kept.replace('"format": 1', '"format": 0', 1))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "has result format 0, this program reads 1" in capsys.readouterr().err
+    assert run(perfusion_here, *sweep) == 1  # the other jobs are still gone through
+    said = capsys.readouterr()
+    assert said.out.count("done before") == 5 and "1 failed" in said.err and "has result format 0" in said.err
     shutil.copytree(some.parent, some.parent.with_name("twice"))
     some.write_text(kept)
     (some.parent.with_name("twice") / "result.json").write_text(kept)
@@ -85,7 +105,7 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
     broken.mkdir()
     (broken / "0.png").write_bytes(b"no picture")
     (broken / "concept.yaml").write_text("name: dog*\nsuper_category: dog\n")
-    overrides = ("train", "-m", "+experiment=sigmoid_temperature", *QUICK, *SCORE, prompts, "evaluation.beta=[0.7]")
+    overrides = ("train", "-m", "+experiment=sigmoid_temperature", *QUICK, *SCORE, prompts)
     images = "concept.images=${root:data/concepts/teddy}," + str(broken)
     assert run(perfusion_here, *overrides, "arm=tau_010", images) == 1
     said = capsys.readouterr()
@@ -93,16 +113,54 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
     assert len(list(Path("multirun/sigmoid_temperature").glob("*/result.json"))) == 1
     (error,) = Path("multirun/sigmoid_temperature").glob("*/error.txt")
     assert json.loads(error.read_text().splitlines()[0])["concept"] == "dog*"
+    assert run(perfusion_here, "collect", "experiment=sigmoid_temperature", "comparisons=[]", "draws=50") == 0
+    (left,) = read_result("results/ablations/sigmoid_temperature.json")["failed"]
+    assert left["concept"] == "dog*" and left["arm"] == "tau_010"
+    capsys.readouterr()
+
+    # a later sweep lists its own failures alone, whatever it fails of
+    trained = len(list(Path("multirun/trainings").glob("*")))
+    for more, sentence in [
+        (("arm=tau_010",), None),
+        (("arm=tau_020,tau_010", "evaluation.beta=[0.7]"), "has 1 point"),
+        (("arm=hot",), "arm=hot is not in experiment sigmoid_temperature"),
+        (("arm=tau_010", "concept.images=gone"), "concept.images=gone is not a folder"),
+        (("arm=tau_010", "evaluation.dino=timm:vit_tiny"), "scorer timm:vit_tiny is no model of timm"),
+    ]:
+        assert run(perfusion_here, *overrides, *more) == (1 if sentence else 0)
+        said = capsys.readouterr()
+        assert sentence is None or (sentence in said.err and "broken" not in said.err and "Traceback" not in said.err)
+    assert len(list(Path("multirun/trainings").glob("*"))) == trained  # refused before they train
 
     for app, sentence in [
         (("collect", "experiment=nothing"), "Could not find 'experiment/nothing'"),
         (("collect",), "experiment is not given"),
         (("collect", "experiment=one_shot"), "has no result of a job"),
-        (("collect", "experiment=sigmoid_temperature"), "has 1 point"),
+        (("train", *overrides[2:], "arm=tau_010", "concept.images=gone"), "concept.images=gone is not a folder"),
         (("train", "+experiment=key_locking"), "arm=None is not in experiment key_locking"),
     ]:
         assert run(perfusion_here, *app) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_killing_a_sweep_loses_the_running_job_alone(assets, prompts, tmp_path):
+    sweep = command("train", "-m", "+experiment=key_locking", "concept=cat,teddy,dog", "arm=locked", *QUICK, *SCORE, prompts)
+    env = os.environ | {"PERFUSION_ASSETS": str(assets), "PERFUSION_CACHE": str(assets / "cache"), "PYTHONPATH": str(ROOT)}
+    how = {"cwd": tmp_path, "env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    results = lambda: {p: p.stat().st_mtime_ns for p in tmp_path.glob("multirun/key_locking/*/result.json")}
+    killed = subprocess.Popen(sweep, **how)
+    until = time.monotonic() + 300
+    while len(results()) < 1 or not list(tmp_path.glob("multirun/trainings/*.part")):  # the second one trains
+        assert time.monotonic() < until and killed.poll() is None
+        time.sleep(0.02)
+    killed.kill()
+    killed.wait()
+    first = results()
+    assert subprocess.run(sweep, **how, timeout=300, check=False).returncode == 0
+    after = results()
+    assert len(first) < 3 == len(after) and first.items() <= after.items()
+    assert all(read_result(path)["concept"] in ("cat*", "teddy*", "dog*") for path in after)
+    assert not list(tmp_path.glob("multirun/**/*.part")) and len(list(tmp_path.glob("multirun/trainings/*/"))) == 3
 
 
 def test_switches_of_the_ablations_train(perfusion_here, prompts, capsys):

@@ -4,10 +4,12 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from perfusion.attention import attention_maps
 from perfusion.draw import draw
 from perfusion.pipeline import load_concepts
+from perfusion.projections import cross_attentions
 from perfusion.where import attention_rows, heat_overlay, inside, look, word_positions
 
 MODEL = OmegaConf.create({"steps": 2, "guidance": 4.0, "draw_batch": 2, "resolution": 16})
@@ -39,6 +41,26 @@ def test_unet_with_the_hook_is_the_unet(pipe):
             hooked = pipe.unet(x, 5, e).sample
     assert torch.allclose(plain, hooked, atol=1e-5)
     assert recorded.maps.shape == (2, 16, 8, 8) and (recorded.maps >= 0).all()
+
+
+def test_maps_are_the_mean_softmax_of_heads_and_layers(pipe):
+    """Against every layer's own softmax, computed from its query and key."""
+    seen, hooks = [], []
+    for layer in cross_attentions(pipe.unet).values():
+
+        def keep(attn, inputs, kwargs):
+            x, e = inputs[0], kwargs["encoder_hidden_states"]
+            q, k = (t.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for t in (attn.to_q(x), attn.to_k(e)))
+            p = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1)  # [B, pixels, T]
+            assert torch.allclose(p.sum(-1), torch.ones(p.shape[:2]), atol=1e-5)
+            side = int(p.shape[1] ** 0.5)
+            seen.append(interpolate(p.mT.unflatten(-1, (side, side)), size=(8, 8), mode="bilinear") * (side / 8) ** 2)
+
+        hooks.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
+    with torch.no_grad(), attention_maps(pipe.unet, 8) as recorded:
+        pipe.unet(torch.randn(2, 4, 8, 8), 5, torch.randn(2, 16, 32))
+    [h.remove() for h in hooks]
+    assert len(seen) > 1 and torch.allclose(recorded.maps, torch.stack(seen).mean(0), atol=1e-5)
 
 
 def test_words_are_their_tokens(pipe, make_concept):

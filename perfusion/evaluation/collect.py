@@ -3,6 +3,7 @@
 Writes results/ablations/NAME.json, NAME.csv (a row an arm x concept x seed x operating point), NAME.png and NAME.pdf.
 """
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from perfusion.evaluation.fronts import (
     hypervolume,
     interval,
     matched_text,
+    on_front,
     pareto,
     sign_flip,
 )
@@ -68,35 +70,55 @@ def read_jobs(folder: Path) -> dict[str, dict[tuple[str, int], tuple[Path, dict]
     return dict(jobs)
 
 
+def failures(folder: Path, jobs: dict) -> list[dict]:
+    """What error.txt says of jobs (arm, concept, seed) that have no result under any settings."""
+    found = [json.loads(p.read_text().splitlines()[0]) for p in sorted(folder.glob("*/error.txt"))]
+    return [f for f in found if (f["concept"], f["seed"]) not in jobs.get(f["arm"], {})]
+
+
 def arm_of(name: str, jobs: list[tuple[Path, dict]]) -> Arm:
-    """The jobs of one arm as arrays. Raises UserError where prompts, noises or points differ, or a front has one point."""
+    """The jobs of one arm as arrays. Raises UserError where points differ, or a front has one point."""
     points, prompts = jobs[0][1]["points"], jobs[0][1]["prompts"]
-    seeds = jobs[0][1]["config"]["evaluation"]["seeds"]
     check_front(name, len(points))
     scores = defaultdict(list)
     for folder, result in jobs:
-        if (result["points"], result["prompts"]) != (points, prompts):
-            raise UserError(
-                f"{folder} was evaluated at other points or prompts than {jobs[0][0]}; remove the older one."
-            )
-        shape, rows = (len(prompts), seeds, len(points)), result["rows"]
+        if result["points"] != points:
+            raise UserError(f"{folder} was evaluated at other points than {jobs[0][0]}; remove the older one.")
+        shape, rows = (len(prompts), -1, len(points)), result["rows"]
         for column in rows.keys() - {"point", "prompt", "k"}:
             values = np.array([np.nan if v is None else v for v in rows[column]], float).reshape(shape)
             scores[column].append(values.transpose(2, 0, 1))
     return Arm(points, {c: np.stack(v) for c, v in scores.items()}, [folder for folder, _ in jobs])
 
 
+def check_alike(jobs: dict) -> int:
+    """How many prompts every job has. Raises UserError where two had other prompts, noises or scorers: they are no pair."""
+    (first, about), *others = [found for of_arm in jobs.values() for found in of_arm.values()]
+    how = lambda r: {
+        "prompts": r["prompts"],
+        "seed": r["config"]["evaluation"]["seed"],
+        "seeds": r["config"]["evaluation"]["seeds"],
+        "scorers": r["scorers"],
+    }
+    for folder, result in others:
+        differ = [name for name, value in how(result).items() if value != how(about)[name]]
+        if differ:
+            raise UserError(
+                f"{folder} was evaluated with other {', '.join(differ)} than {first}, so their pictures are no pairs; "
+                "remove the folders of the settings that are not meant, and run the sweep again."
+            )
+    return len(about["prompts"])
+
+
 def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict, dict[str, Arm]]:
     """Points, fronts, intervals and claims of an experiment. jobs: of `read_jobs`."""
+    prompts = check_alike(jobs)
     units = sorted(set.intersection(*(set(found) for found in jobs.values())))
     if not units:
         raise UserError(f"no concept and seed has a result in every arm of {cfg.name}; finish the sweep first.")
     left_out = {arm: sorted(f"{c} seed {s}" for c, s in found.keys() - set(units)) for arm, found in jobs.items()}
     arms = {name: arm_of(name, [jobs[name][u] for u in units]) for name in jobs}
-    prompts = {arm.scores["text"].shape[2] for arm in arms.values()}
-    if len(prompts) > 1:
-        raise UserError(f"the arms of {cfg.name} have {sorted(prompts)} prompts; evaluate them on the same file.")
-    boot = Bootstrap([concept for concept, _ in units], prompts.pop(), cfg.draws, cfg.seed)
+    boot = Bootstrap([concept for concept, _ in units], prompts, cfg.draws, cfg.seed)
     described, fronts = {}, {}
     for name, arm in arms.items():
         by_column = {c: boot(_over_noises(s).transpose(0, 2, 1)) for c, s in arm.scores.items()}
@@ -175,14 +197,17 @@ def table(jobs: dict) -> dict[str, list]:
     for arm, found in sorted(jobs.items()):
         for (concept, seed), (folder, result) in sorted(found.items()):
             about = {"arm": arm, "concept": concept, "seed": seed, "job": folder.name}
-            rows += [about | point for point in result["summary"]]
+            best = on_front(result["summary"])
+            rows += [about | point | {"pareto": on} for point, on in zip(result["summary"], best)]
     return {name: [row.get(name) for row in rows] for name in {k: None for row in rows for k in row}}
 
 
 def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
     """Every arm's front with its intervals; below, the first concept's first prompt at three biases of each arm."""
-    pictures = {}
+    pictures, prompt = {}, None
     for name, arm in arms.items():
+        if not (arm.folders[0] / "pictures.png").exists():
+            continue  # the pictures of a long sweep may have been cleared away
         wanted = sorted(range(len(arm.points)), key=lambda i: arm.points[i]["beta"])
         wanted = [wanted[round(i * (len(wanted) - 1) / 4)] for i in range(5)] if len(wanted) > 5 else wanted
         first = read_result(arm.folders[0] / "result.json")
@@ -194,7 +219,8 @@ def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
         pictures,
         path,
         f"{result['experiment']}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds",
-        f'lines through a point: 95 % intervals over concepts, seeds and prompts; below: "{prompt}"',
+        "lines through a point: 95 % intervals; filled: on its arm's Pareto front"
+        + (f'; below: "{prompt}"' if prompt else ""),
     )
 
 
@@ -205,8 +231,7 @@ def run(cfg: DictConfig) -> dict:
     found = read_jobs(Path(cfg.multirun) / cfg.name)
     jobs = {arm: found[arm] for arm in cfg.arms if arm in found} | found  # in the experiment's order
     result, arms = collect(jobs, OmegaConf.to_container(cfg.comparisons), cfg)
-    failed = [p for p in (Path(cfg.multirun) / cfg.name).glob("*/error.txt")]
-    result["failed"] = [p.parent.name for p in sorted(failed) if not p.with_name("result.json").exists()]
+    result["failed"] = failures(Path(cfg.multirun) / cfg.name, jobs)
     some = next(iter(next(iter(jobs.values())).values()))[1]
     result |= {"prompts": some["prompts"], "config": some["config"], "scorers": some["scorers"]}
     result |= {"surroundings": some["surroundings"], "trained": {"base_hash": some["trained"]["base_hash"]}}

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -18,12 +19,8 @@ class TimmScorer:
     """
 
     def __init__(self, source: str, device: str | torch.device = "cpu"):
-        try:
-            import timm
-        except ImportError as error:
-            raise UserError(
-                f"evaluation.dino={source} needs timm; install it with pip install 'perfusion[dino]'."
-            ) from error
+        import timm
+
         self.model = timm.create_model(source, pretrained=True, num_classes=0).eval().to(device)
         config = timm.data.resolve_data_config({}, model=self.model)
         self.preprocess, self.device = timm.data.create_transform(**config), device
@@ -35,6 +32,32 @@ class TimmScorer:
         return normalize(self.model(x).float(), dim=-1)
 
 
+def check_scorer(source: str) -> None:
+    """Raises UserError for a name that `open_scorer` cannot open, as far as that shows before any weights load."""
+    local = source.startswith("local-dir:")
+    folder = Path(source.removeprefix("local-dir:"))
+    if local and not any((folder / name).is_file() for name in ("open_clip_config.json", "config.json")):
+        raise UserError(
+            f"scorer {source} has neither open_clip_config.json nor timm's config.json; give a folder that has one."
+        )
+    if source.startswith("timm:"):
+        try:
+            import timm
+        except ImportError as error:
+            raise UserError(f"scorer {source} needs timm; install it with pip install 'perfusion[dino]'.") from error
+        name = source.removeprefix("timm:")
+        if ":" not in name and not timm.is_model(name):  # hf_hub:user/model is looked up on the hub
+            near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+            raise UserError(
+                f"scorer {source} is no model of timm {timm.__version__}; its names are listed by timm.list_models()"
+                f"{': ' + ', '.join(near) + ', ...' if near else ''}."
+            )
+    elif not local and "/" not in source:
+        raise UserError(
+            f"scorer {source} is no known name; give open_clip's NAME/PRETRAINED, timm:NAME or local-dir:FOLDER."
+        )
+
+
 def open_scorer(source: str, device: str | torch.device = "cpu") -> ClipScorer | TimmScorer:
     """What embeds pictures (and texts, for CLIP), by one kind of name.
 
@@ -42,24 +65,14 @@ def open_scorer(source: str, device: str | torch.device = "cpu") -> ClipScorer |
     is open_clip's where the folder has open_clip_config.json, timm's where it has config.json.
     Raises UserError for any other.
     """
-    if source.startswith("local-dir:"):
-        folder = Path(source.removeprefix("local-dir:"))
-        if (folder / "open_clip_config.json").is_file():
-            return ClipScorer(source, device)
-        if (folder / "config.json").is_file():
-            return TimmScorer(source, device)
-        raise UserError(
-            f"scorer {source} has neither open_clip_config.json nor timm's config.json; give a folder that has one."
-        )
-    if source.startswith("timm:"):
-        return TimmScorer(source.removeprefix("timm:"), device)
-    if "/" not in source:
-        raise UserError(
-            f"scorer {source} is no known name; give open_clip's NAME/PRETRAINED, timm:NAME or local-dir:FOLDER."
-        )
+    check_scorer(source)
+    local = source.startswith("local-dir:")
+    of_clip = local and (Path(source.removeprefix("local-dir:")) / "open_clip_config.json").is_file()
     try:
+        if source.startswith("timm:") or local and not of_clip:
+            return TimmScorer(source.removeprefix("timm:"), device)
         return ClipScorer(source, device)
-    except (OSError, ValueError, RuntimeError) as error:  # the hub cannot be reached, an unknown tag
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:  # no network, unknown tag, damaged
         raise UserError(
             f"scorer {source} cannot be loaded ({' '.join(str(error).split())}); give local-dir:FOLDER, or download it "
             "once where there is a network (HF_HOME says where the cache is)."

@@ -22,7 +22,8 @@ from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import Reader, read
 from perfusion.emojiland.scenes import SIDE, Facts
 from perfusion.errors import UserError
-from perfusion.evaluation.dino import open_scorer
+from perfusion.evaluation.dino import check_scorer, open_scorer
+from perfusion.evaluation.fronts import REFERENCE, Bootstrap, hypervolume, interval, on_front
 from perfusion.evaluation.prompts import Prompt, read_prompts
 from perfusion.evaluation.results import mean, surroundings, write_csv, write_result
 from perfusion.models import check_model, load_pipeline
@@ -39,6 +40,8 @@ DEFINITIONS = {
     "reader finds in the drawn picture; higher is better",
     "drawing": "1 where Emojiland's reader takes the drawn object for the concept's very drawing out of all drawings, "
     "else 0; not asked of prompts with a second object; higher is better",
+    "front": "area that the Pareto front of all points dominates above the reference point (text, image), in squared cosines, "
+    "with its 95 % bootstrap interval over prompts; pareto: no other point is at least as good in both and better in one",
     "read_*": "1 where Emojiland's reader finds this fact as the prompt has it, else 0; empty where it is not asked",
     "drift": "difference of pictures of prompts without the concept's word, drawn from the same noise with and without "
     "the concept loaded: mse is the mean squared difference of pixels in [0, 1], cosine_distance 1 - raw CLIP cosine of "
@@ -68,6 +71,8 @@ def check_evaluation(cfg: DictConfig, model: DictConfig) -> list[Prompt]:
                 )
     if cfg.seeds < 1 or cfg.batch_size < 1:
         raise UserError(f"evaluation.seeds={cfg.seeds}, batch_size={cfg.batch_size}: both must be at least 1.")
+    if cfg.dino:
+        check_scorer(cfg.dino)
     if cfg.reader and any(p.facts for p in prompts):
         if model.resolution != SIDE:
             raise UserError(
@@ -186,13 +191,23 @@ def drift(pipe, concept: Concept, scores: Scores, cfg: DictConfig, model: DictCo
 
 
 def summary(points: list[dict], columns: dict[str, list]) -> list[dict]:
-    """Each operating point with the mean of every score over its pictures."""
+    """Each operating point with the mean of every score over its pictures, and whether it is on the Pareto front."""
     found = []
     for index, point in enumerate(points):
         here = [i for i, p in enumerate(columns["point"]) if p == index]
         scores = {k: mean([v[i] for i in here]) for k, v in columns.items() if k not in ("point", "prompt", "k")}
         found.append(point | scores)
-    return found
+    return [point | {"pareto": best} for point, best in zip(found, on_front(found))]
+
+
+def front_of(points: list[dict], columns: dict[str, list], prompts: int) -> dict | None:
+    """Hypervolume of the points' front, with its interval; None where one point makes no front."""
+    if len(points) < 2:
+        return None
+    shape = (prompts, -1, len(points))
+    drawn = np.stack([np.array(columns[name]).reshape(shape).mean(1) for name in ("text", "image")], -1)
+    area = hypervolume(Bootstrap(["one"], prompts)(drawn[None]), REFERENCE)
+    return {"reference": REFERENCE, "hypervolume": round(float(area[0]), 6), "interval": interval(area)}
 
 
 def evaluate(
@@ -206,7 +221,7 @@ def evaluate(
 ) -> dict:
     """Score a concept; write pictures.png, scores.csv and front.png to `folder`; return what result.json is to hold.
 
-    real: the concept's pictures; artist: whose drawing it is, for the reader, or None.
+    One operating point has scores, and no front. real: the concept's pictures; artist: whose drawing it is, for the reader, or None.
     """
     from perfusion.evaluation.figure import concept_figure, contact_sheet
 
@@ -214,11 +229,11 @@ def evaluate(
     prompts, points = check_evaluation(cfg, model), points_of(cfg)
     scores = Scores(prompts, concept.super_category, artist, real, cfg, model.scorer)
     columns, shown = score_points(pipe, concept, scores, cfg, model)
-    means = summary(points, columns)
     result = {
         "concept": concept.trigger,
-        "definitions": {k: v for k, v in DEFINITIONS.items() if k in columns or k in ("drift", "read_*")},
-        "summary": means,
+        "definitions": {k: v for k, v in DEFINITIONS.items() if k in columns or k in ("drift", "front", "read_*")},
+        "summary": summary(points, columns),
+        "front": front_of(points, columns, len(prompts)),
         "drift": drift(pipe, concept, scores, cfg, model) if cfg.drift else None,
         "trained": {k: getattr(concept, k) for k in ("super_category", "lock", "beta", "tau", "steps", "base_hash")},
         "scorers": {"clip": model.scorer, "dino": cfg.dino, "reader": cfg.reader if scores.reader else None},
@@ -232,7 +247,8 @@ def evaluate(
     contact_sheet(shown, folder / "pictures.png")
     rows = columns | {name: [points[p][name] for p in columns["point"]] for name in ("lock", "tau", "beta")}
     write_csv(folder / "scores.csv", rows)
-    concept_figure(result, shown[0], folder / "front.png")
+    if result["front"]:
+        concept_figure(result, shown[0], folder / "front.png")
     return result
 
 
@@ -240,9 +256,14 @@ def report(result: dict) -> str:
     """The points as a small table, followed by the definition of each column."""
     names = [n for n in ("text", "text_deleted", "image", "dino", "facts", "drawing") if n in result["rows"]]
     show = lambda v: "-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v)
-    lines = ["  ".join(f"{n:>12}" for n in ("lock", "tau", "beta", *names))]
+    lines = ["  ".join(f"{n:>12}" for n in ("lock", "tau", "beta", *names, "pareto"))]
     for point in result["summary"]:
-        lines.append("  ".join(f"{show(point[n]):>12}" for n in ("lock", "tau", "beta", *names)))
+        lines.append("  ".join(f"{show(point[n]):>12}" for n in ("lock", "tau", "beta", *names, "pareto")))
+    if result["front"]:
+        area, (low, high) = result["front"]["hypervolume"], result["front"]["interval"]
+        lines.append(f"hypervolume {area:.4f} [{low:.4f}, {high:.4f}]: {result['definitions']['front']}.")
+    else:
+        lines.append("one operating point is no front: give evaluation.beta several values for one.")
     lines += [f"{name}: {result['definitions'][name]}." for name in names]
     if result["drift"]:
         lines.append(f"drift: {result['drift']}\ndrift: {result['definitions']['drift']}.")
@@ -271,5 +292,5 @@ def run(cfg: DictConfig) -> dict:
 
         show_front(cfg, result, folder)
     print(report(result))
-    print(f"written: {folder / 'result.json'}, scores.csv, front.png, pictures.png")
+    print(f"written: {folder / 'result.json'}, scores.csv, pictures.png{', front.png' if result['front'] else ''}")
     return result

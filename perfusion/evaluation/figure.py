@@ -46,7 +46,8 @@ def front_figure(
 ) -> None:
     """Image against text similarity, one line an arm; below, each arm's pictures. Written as `path`, and as PDF beside it.
 
-    arms: {label: points with text, image, beta, optional text_interval and image_interval}, in the order of their
+    Markers are filled where a point is on the Pareto front, else hollow.
+    arms: {label: points with text, image, beta, pareto, optional text_interval and image_interval}, in the order of their
     line; pictures: {label: [(caption, picture), ...]}.
     """
     strips = [(label, shown) for label, shown in pictures.items() if shown]
@@ -60,7 +61,10 @@ def front_figure(
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
         points = sorted(points, key=lambda p: p["beta"])
         x, y = [p["text"] for p in points], [p["image"] for p in points]
-        axis.plot(x, y, color=color, marker=marker, markersize=5, linewidth=1.6, zorder=3)
+        axis.plot(x, y, color=color, linewidth=1.6, zorder=3)
+        for p in points:
+            face = color if p["pareto"] else "white"
+            axis.plot(p["text"], p["image"], marker, color=color, markerfacecolor=face, markersize=5, zorder=3)
         for p in points:
             if "text_interval" in p:
                 axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.7, alpha=0.5)
@@ -152,5 +156,5 @@ def concept_figure(result: dict, shown: list[Image.Image], path: Path) -> None:
         {k: keep(v) for k, v in pictures.items()},
         path,
         f"{result['concept']} by inference bias β",
-        f'each point: mean over {count} pictures; below: "{result["prompts"][0].replace("{}", result["concept"])}"',
+        f'a point: mean over {count} pictures, filled on the Pareto front; below: "{result["prompts"][0].replace("{}", result["concept"])}"',
     )

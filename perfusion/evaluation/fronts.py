@@ -9,12 +9,18 @@ import numpy as np
 
 from perfusion.errors import UserError
 
+REFERENCE = (0.0, 0.0)  # of hypervolumes, unless another is given: text and image similarity
 
 def pareto(points: np.ndarray) -> np.ndarray:
     """Which of points [n, 2] no other point beats in both coordinates, bool [n]."""
     at_least = (points[None] >= points[:, None]).all(-1)
     above = (points[None] > points[:, None]).any(-1)
     return ~(at_least & above).any(1)
+
+
+def on_front(points: list[dict]) -> list[bool]:
+    """`pareto` of operating points with text and image."""
+    return pareto(np.array([[p["text"], p["image"]] for p in points])).tolist()
 
 
 def hypervolume(points: np.ndarray, reference: tuple[float, float]) -> np.ndarray:

@@ -41,6 +41,11 @@ def read_splits(path: str | Path) -> dict[str, list[Prompt]]:
             f"evaluation.prompts={path} does not exist; give Emojiland's data/prompts/emojiland.yaml, a DreamBench "
             "prompts_and_classes.txt or a CustomConcept101 prompts/*.txt."
         )
+    if path.suffix == ".json":
+        raise UserError(
+            f"evaluation.prompts={path} lists concepts, as CustomConcept101's dataset.json does; give the file of prompts "
+            "that its prompt_filename names, prompts/*.txt."
+        )
     text = path.read_text(encoding="utf-8")
     if path.suffix in (".yaml", ".yml"):
         splits = _yaml(path, text)
@@ -66,13 +71,6 @@ def read_prompts(path: str | Path, split: str | None = None) -> list[Prompt]:
     if split is not None and split not in splits:
         raise UserError(f"evaluation.split={split} is not in {path}; allowed are: {', '.join(splits)}.")
     return splits[split or next(iter(splits))]
-
-
-def dreambench_classes(path: str | Path) -> dict[str, str]:
-    """{subject: class word} out of a prompts_and_classes.txt."""
-    lines = Path(path).read_text(encoding="utf-8").split("Prompts")[0].splitlines()
-    pairs = [line.split(",") for line in lines if line.count(",") == 1]
-    return {subject.strip(): word.strip() for subject, word in pairs if subject != "subject_name"}
 
 
 def _yaml(path: Path, text: str) -> dict[str, list[Prompt]]:
