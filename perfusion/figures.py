@@ -19,11 +19,12 @@ from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.figure import COLORS, MARKERS, cells, contact_sheet
 from perfusion.evaluation.results import read_result, write_result
-from perfusion.sweep import TRAININGS, made_by, resolved, training
+from perfusion.sweep import COMMITTED, TRAININGS, made_by, resolved, training
 
 WIDTH = 85 / 25.4  # inches: one column
 RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
-SETTINGS = ("+experiment=key_locking", "concept=teapot")  # what --from-scratch trains: its colour is seen at once
+SHOWN = "teapot"  # its colour is seen at once
+CONCEPTS = tuple(COMMITTED.split()[0].removeprefix("concept=").split(","))
 ARMS = {"local": "locked", "trained": "trained_k"}  # of key_locking, by their lock
 STYLE = {"font.size": 6.5, "axes.linewidth": 0.6, "svg.fonttype": "path", "svg.hashsalt": "perfusion"}
 
@@ -87,14 +88,14 @@ def keep(name: str, result: dict, rows: list[list[Image.Image]]) -> None:
     write_result(folder / "result.json", result | {"sheet": [len(rows), len(rows[0])]})
 
 
-def trained(lock: str, overrides: list[str]):
+def trained(lock: str, overrides: list[str], name: str = SHOWN):
     """A concept learned as the ablations learn it, once and beside theirs; the base model; both configurations."""
     from perfusion.concept import Concept
     from perfusion.config import concept_of
     from perfusion.models import load_pipeline
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolved(compose("train", [*SETTINGS, f"arm={ARMS[lock]}", *overrides]))
+        cfg = resolved(compose("train", ["+experiment=key_locking", f"concept={name}", f"arm={ARMS[lock]}", *overrides]))
     concept = Concept.load(training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors")
     return concept, load_pipeline(cfg.model), cfg, concept_of(cfg)
 

@@ -1,12 +1,15 @@
 """Figures 2 and 11: where the words are looked at, with locked and with trained keys, and the share inside the object.
 
 python scripts/figure_attention.py                 # results/figures/attention/ -> attention.svg, .png
-python scripts/figure_attention.py --from-scratch  # learn the teapot twice, draw and measure anew
+python scripts/figure_attention.py --from-scratch  # learn ten concepts twice, unless key_locking has; draw, measure anew
 """
 
 import matplotlib.pyplot as plt
+import numpy as np
+from tqdm import tqdm
 
 from perfusion import figures
+from perfusion.evaluation.fronts import Bootstrap, holds, interval
 
 PROMPT = "a {} next to a car"
 MEASURED = ("a {} on a beach", "a {} wearing a hat", "a {} next to a car", "a {} in the snow")
@@ -17,33 +20,55 @@ def make(overrides: list[str]) -> None:
     from perfusion.pipeline import load_concepts
     from perfusion.where import heat_overlay, look, shares
 
-    rows, numbers = [], {}
-    for lock in ("local", "trained"):
-        concept, pipe, cfg, _ = figures.trained(lock, overrides)
-        load_concepts(pipe, {concept.trigger: concept})
-        named = [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)]
-        seeds = [FIRST + k for _ in MEASURED for k in range(NOISES)]
-        looked = look(pipe, named, seeds, cfg.model)
-        numbers[lock] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
-        shown = next(one for one in looked if one.prompt == PROMPT.format(concept.trigger))
+    rows, numbers = [], {"local": {}, "trained": {}}
+    seeds = [FIRST + k for _ in MEASURED for k in range(NOISES)]
+    for lock, found in numbers.items():
+        for name in tqdm(figures.CONCEPTS, desc=f"lock={lock}", unit="concept"):
+            concept, pipe, cfg, _ = figures.trained(lock, overrides, name)
+            load_concepts(pipe, {concept.trigger: concept})
+            looked = look(pipe, [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)], seeds, cfg.model)
+            found[concept.trigger] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
+            if name == figures.SHOWN:
+                shown, about = next(x for x in looked if x.prompt == PROMPT.format(concept.trigger)), figures.about(concept, cfg)
         words = [w for w in shown.maps if len(w) > 2]
         rows.append([shown.picture, *(heat_overlay(shown.picture, shown.maps[word]) for word in words)])
-    result = {"words": words, "prompt": shown.prompt, "seeds": seeds, "shares": numbers}
-    figures.keep("attention", figures.about(concept, cfg) | result, rows)
+    result = {"words": words, "prompt": shown.prompt, "seeds": seeds, "compared": compared(numbers), "shares": numbers}
+    figures.keep("attention", about | result, rows)
+
+
+def compared(numbers: dict) -> dict:
+    """Share inside the object over the object's area, of the concept's word: 1 is a map that looks everywhere alike.
+
+    numbers: {lock: {concept: where.shares}}. Paired, with 95 % intervals over concepts and prompts.
+    """
+    concepts = list(numbers["local"])
+    ratio = lambda row: row["concept"] / max(row["area"], 1e-3)
+    scores = lambda found: np.array([[ratio(r) for r in found[c]["rows"]] for c in concepts]).reshape(len(concepts), -1, NOISES)
+    boot = Bootstrap(concepts, len(MEASURED))
+    draws = {lock: boot(scores(found).mean(-1, keepdims=True))[:, 0] for lock, found in numbers.items()}
+    difference = draws["local"] - draws["trained"]
+    return {lock: {"ratio": round(float(d[0]), 4), "interval": interval(d)} for lock, d in draws.items()} | {
+        "difference": round(float(difference[0]), 4),
+        "interval": interval(difference),
+        "holds": holds(interval(difference)),
+        "definition": " ".join(compared.__doc__.split()),
+    }
 
 
 def draw() -> list:
     result, rows = figures.kept("attention")
-    trigger = result["trained"]["trigger"]
     figure, axes = plt.subplots(2, len(rows[0]), figsize=(figures.WIDTH, 1.75), squeeze=False, layout="constrained")
-    for y, (line, row, (lock, found)) in enumerate(zip(axes, rows, result["shares"].items())):
+    for y, (line, row, lock) in enumerate(zip(axes, rows, result["shares"])):
         for axis, picture, above in zip(line, row, ["drawn", *result["words"]]):
             figures.cell(axis, picture, above if y == 0 else "")
         line[0].set_ylabel({"local": "locked K", "trained": "trained K"}[lock], fontsize=6.5)
-        said = f"{trigger} {found['concept']:.2f}, other words {found['others']:.2f}; area {found['area']:.2f}"
-        figures.below(line, f"share inside the object: {said}")
+        found = result["compared"][lock]
+        low, high = found["interval"]
+        figures.below(line, f"share of it inside the object / area: {found['ratio']:.2f} [{low:.2f}, {high:.2f}]")
+    one = result["shares"]["local"]
     said = f'"{result["prompt"]}"; blue: not looked at, yellow: most'
-    figure.supxlabel(f"{said}\nshares: means over {len(found['rows'])} pictures", fontsize=6)
+    pictures = sum(len(found["rows"]) for found in one.values())
+    figure.supxlabel(f"{said}\nthe concept's word: {len(one)} concepts, {pictures} pictures", fontsize=6)
     return figures.save(figure, "attention")
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from PIL import Image
 from small import QUICK, SCORE
 from test_train import world  # noqa: F401 (its segmenter)
@@ -65,15 +66,21 @@ def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, 
 
 def test_attention_figure(world, monkeypatch, tmp_path, capsys):  # noqa: F811
     import perfusion.config
+    import perfusion.figures
 
     monkeypatch.setattr(perfusion.config, "ASSETS", Path(world["PERFUSION_ASSETS"]))
     monkeypatch.setenv("PERFUSION_CACHE", world["PERFUSION_CACHE"])
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(perfusion.figures, "CONCEPTS", ("cat", "teapot"))
     assert script(monkeypatch, "figure_attention", "--from-scratch", *QUICK) == 0
     check("attention")
     from perfusion.evaluation.results import read_result
 
-    shares = read_result("results/figures/attention/result.json")["shares"]
-    assert set(shares) == {"local", "trained"} and len(shares["local"]["rows"]) == 16
-    row = shares["local"]["rows"][0]
-    assert 0 < row["concept"] < 1 and 0 < row["area"] < 1 and row["words"]["teapot*"] == row["concept"]
+    result = read_result("results/figures/attention/result.json")
+    shares = result["shares"]
+    assert set(shares) == {"local", "trained"} and len(shares["local"]["teapot*"]["rows"]) == 16
+    rows = [row for found in shares["local"].values() for row in found["rows"]]
+    assert all(0 < row["concept"] < 1 and 0 < row["area"] < 1 for row in rows)
+    assert rows[-1]["words"]["teapot*"] == rows[-1]["concept"]
+    ratios = [row["concept"] / row["area"] for row in rows]
+    assert result["compared"]["local"]["ratio"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-3)
