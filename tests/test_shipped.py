@@ -1,4 +1,4 @@
-"""The models that ship: a stock pipeline draws with them, they are what they are measured to be, the demo's path runs."""
+"""What ships: a stock pipeline draws with the models, they are what they are measured to be, README and results agree."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from perfusion.concept import Concept
 from perfusion.emojiland.measure import prompts_of
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import Reader, read
+from perfusion.evaluation.results import read_result
+from perfusion.sweep import COMMITTED
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "perfusion/assets/emojiland"
@@ -63,3 +65,19 @@ def test_the_demo_on_a_small_budget(tmp_path):
     assert concept.trigger == "teddy*" and concept.base_id == "emojiland" and concept.steps == result["kept_step"] > 0
     assert len(result["selection"]) == 2 and all(0 < s["image"] < 1 for s in result["selection"])
     assert Image.open(tmp_path / "run/picture.png").width > 500
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results/ablations").glob("*.json")), ids=lambda p: p.stem)
+def test_readme_says_what_the_ablations_found(path):
+    result, readme = read_result(path), (ROOT / "README.md").read_text()
+    if path.stem.endswith("quick"):
+        assert (len(result["concepts"]), result["seeds"]) == (4, [0])
+        return
+    assert ",".join(c.removesuffix("*") for c in result["concepts"]) in COMMITTED and len(result["concepts"]) >= 10
+    assert result["seeds"] == [0, 1, 2] and not any(arm["left_out"] for arm in result["arms"].values())
+    assert f"concept=$(CONCEPTS) {COMMITTED.split(' ', 1)[1]}" in (ROOT / "Makefile").read_text()
+    number = lambda v: f"{v:+.3f}".replace("+0.000", "0.000").replace("-0.000", "0.000")
+    for claim in result["paired"]:
+        for found in (claim, *claim["also"].values()):
+            low, high = map(number, found["interval"])
+            assert f"{number(found['difference'])} [{low}, {high}]" in readme, (claim["claim"], found)
