@@ -37,10 +37,7 @@ def make(overrides: list[str]) -> None:
 
 
 def compared(numbers: dict) -> dict:
-    """Share inside the object over the object's area, of the concept's word: 1 is a map that looks everywhere alike.
-
-    numbers: {lock: {concept: where.shares}}. Paired, with 95 % intervals over concepts and prompts.
-    """
+    """Attention's share inside the object over its area, paired. numbers: {lock: {concept: where.shares}}."""
     concepts = list(numbers["local"])
     ratio = lambda row: row["concept"] / max(row["area"], 1e-3)
     scores = lambda found: np.array([[ratio(r) for r in found[c]["rows"]] for c in concepts]).reshape(len(concepts), -1, NOISES)
@@ -51,24 +48,28 @@ def compared(numbers: dict) -> dict:
         "difference": round(float(difference[0]), 4),
         "interval": interval(difference),
         "holds": holds(interval(difference)),
-        "definition": " ".join(compared.__doc__.split()),
+        "definition": "share of the attention of the concept's word that lies inside the object, over the object's area (1: a "
+        "map that looks everywhere alike), mean over concepts and pictures; difference: locked less trained keys, paired; "
+        "95 % intervals over concepts and prompts",
     }
 
 
 def draw() -> list:
     result, rows = figures.kept("attention")
-    figure, axes = plt.subplots(2, len(rows[0]), figsize=(figures.WIDTH, 1.75), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(2, len(rows[0]), figsize=(figures.WIDTH, 1.9), squeeze=False, layout="constrained")
     for y, (line, row, lock) in enumerate(zip(axes, rows, result["shares"])):
         for axis, picture, above in zip(line, row, ["drawn", *result["words"]]):
             figures.cell(axis, picture, above if y == 0 else "")
         line[0].set_ylabel({"local": "locked K", "trained": "trained K"}[lock], fontsize=6.5)
         found = result["compared"][lock]
         low, high = found["interval"]
-        figures.below(line, f"share of it inside the object / area: {found['ratio']:.2f} [{low:.2f}, {high:.2f}]")
+        figures.below(line, f"attention inside the object / its area: {found['ratio']:.2f} [{low:.2f}, {high:.2f}]")
     one = result["shares"]["local"]
     said = f'"{result["prompt"]}"; blue: not looked at, yellow: most'
     pictures = sum(len(found["rows"]) for found in one.values())
-    figure.supxlabel(f"{said}\nthe concept's word: {len(one)} concepts, {pictures} pictures", fontsize=6)
+    apart = figures.verdict(result["compared"]).split(", ", 1)[1]
+    said += f"\nnumbers: of the concept's word, {len(one)} concepts, {pictures} pictures;\nlocked - trained {apart}"
+    figure.supxlabel(said, fontsize=6)
     return figures.save(figure, "attention")
 
 

@@ -81,3 +81,11 @@ def test_readme_says_what_the_ablations_found(path):
         for found in (claim, *claim["also"].values()):
             low, high = map(number, found["interval"])
             assert f"{number(found['difference'])} [{low}, {high}]" in readme, (claim["claim"], found)
+
+
+def test_readme_says_what_attention_showed():
+    readme = (ROOT / "README.md").read_text()
+    found = read_result(ROOT / "results/figures/attention/result.json")["compared"]
+    low, high = found["interval"]
+    assert f"{found['local']['ratio']:.2f}\ntimes" in readme and f"{found['trained']['ratio']:.2f} times" in readme
+    assert f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]" in readme
