@@ -10,7 +10,6 @@ import wandb
 from omegaconf import DictConfig, OmegaConf
 
 
-
 class Dashboard(pl.Callback):
     """Configuration and masks before training, then the pictures of every selection step.
 

@@ -95,7 +95,9 @@ def trained(lock: str, overrides: list[str], name: str = SHOWN):
     from perfusion.models import load_pipeline
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolved(compose("train", ["+experiment=key_locking", f"concept={name}", f"arm={ARMS[lock]}", *overrides]))
+        cfg = resolved(
+            compose("train", ["+experiment=key_locking", f"concept={name}", f"arm={ARMS[lock]}", *overrides])
+        )
     concept = Concept.load(training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors")
     return concept, load_pipeline(cfg.model), cfg, concept_of(cfg)
 
@@ -134,8 +136,8 @@ def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
         x, y = [p["text"] for p in points], [p["image"] for p in points]
         axis.plot(x, y, color=color, linewidth=1)
         for p in points:
-            face = color if p["pareto"] else "white"
-            axis.plot(p["text"], p["image"], MARKERS[index], color=color, markerfacecolor=face, markersize=2.5, markeredgewidth=0.7)
+            look = {"markerfacecolor": color if p["pareto"] else "white", "markersize": 2.5, "markeredgewidth": 0.7}
+            axis.plot(p["text"], p["image"], MARKERS[index], color=color, **look)
             axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.4, alpha=0.45)
             axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.4, alpha=0.45)
         axis.plot([], [], color=color, marker=MARKERS[index], markersize=2.5, linewidth=1, label=label)

@@ -128,7 +128,9 @@ def training_sections(folder: Path, result: dict, about: str = "") -> list[str]:
     steps = sorted((folder / "selection").glob("*.png"))
     seen = "where each word is looked at (blue none, yellow most)"
     return [
-        section(f"Pictures{about}", picture(folder / "picture.png", "photos, the base model, the concept at three biases")),
+        section(
+            f"Pictures{about}", picture(folder / "picture.png", "photos, the base model, the concept at three biases")
+        ),
         section(f"Curves{about}", curves(folder / "metrics.csv", result["selection"])),
         section(f"Masks{about}", picture(folder / "masks.png", "what the loss sees of each picture")),
         section(f"Attention{about}", picture(folder / "attention.png", seen)),
@@ -173,7 +175,9 @@ def of_evaluation(folder: Path, result: dict) -> str:
             if area
             else "",
             section("Operating points", table(result["summary"], columns)),
-            section("Pictures", picture(folder / "pictures.png", "first prompts (rows), every point (columns)", "pixels")),
+            section(
+                "Pictures", picture(folder / "pictures.png", "first prompts (rows), every point (columns)", "pixels")
+            ),
             section("Definitions", table(meant, ["score", "definition"])),
             *training_of(result),
             configuration(result["config"]),
@@ -195,16 +199,18 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
     for path in sorted(jobs.glob("*/result.json")):
         found = read_result(path)
         about = found["job"]
-        fronts.append(picture(path.with_name("front.png"), f"{about['arm']}, {about['concept']}, seed {about['seed']}", "half"))
-        first[about["arm"]] = min(first.get(about["arm"], found), found, key=lambda r: (r["job"]["concept"], r["job"]["seed"]))
-    columns = ["better", "worse", "claim", "measure", "difference", "interval", "sign_flip_p", "concepts_better", "holds"]
+        who = f"{about['arm']}, {about['concept']}, seed {about['seed']}"
+        fronts.append(picture(path.with_name("front.png"), who, "half"))
+        earliest = lambda r: (r["job"]["concept"], r["job"]["seed"])
+        first[about["arm"]] = min(first.get(about["arm"], found), found, key=earliest)
+    columns = ["better", "worse", "claim", "measure", "difference", "interval", "sign_flip_p", "concepts_better"]
     return page(
         f"Experiment {name}",
         f"{len(result['concepts'])} concepts x {len(result['seeds'])} seeds; ordering holds: "
         f"{str(result['ordering_holds']).lower()}",
         [
             section("Fronts", picture(joined.with_suffix(".png"), "image against text similarity, by arm")),
-            section("Claims", table(claims, columns)),
+            section("Claims", table(claims, [*columns, "holds"])),
             section("Arms", table(arms, ["arm", "hypervolume", "95 %"])),
             section("Operating points", table(points, ["arm", "beta", "tau", "lock", "text", "image", "pareto"])),
             section("Definitions", table(meant, ["measure", "definition"])),

@@ -79,7 +79,7 @@ def job(cfg: DictConfig) -> dict:
     about = {"experiment": cfg.name, "arm": arm, "concept": None, "seed": cfg.seed}
     try:
         return _job(cfg, about)
-    except Exception as error:  # noqa: BLE001 (whatever it is, the other jobs go on)
+    except Exception as error:  # whatever it is, the other jobs go on
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)

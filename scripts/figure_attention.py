@@ -29,7 +29,10 @@ def make(overrides: list[str]) -> None:
             looked = look(pipe, [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)], seeds, cfg.model)
             found[concept.trigger] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
             if name == figures.SHOWN:
-                shown, about = next(x for x in looked if x.prompt == PROMPT.format(concept.trigger)), figures.about(concept, cfg)
+                shown, about = (
+                    next(x for x in looked if x.prompt == PROMPT.format(concept.trigger)),
+                    figures.about(concept, cfg),
+                )
         words = [w for w in shown.maps if len(w) > 2]
         rows.append([shown.picture, *(heat_overlay(shown.picture, shown.maps[word]) for word in words)])
     result = {"words": words, "prompt": shown.prompt, "seeds": seeds, "compared": compared(numbers), "shares": numbers}
@@ -40,7 +43,9 @@ def compared(numbers: dict) -> dict:
     """Attention's share inside the object over its area, paired. numbers: {lock: {concept: where.shares}}."""
     concepts = list(numbers["local"])
     ratio = lambda row: row["concept"] / max(row["area"], 1e-3)
-    scores = lambda found: np.array([[ratio(r) for r in found[c]["rows"]] for c in concepts]).reshape(len(concepts), -1, NOISES)
+    scores = lambda found: np.array([[ratio(r) for r in found[c]["rows"]] for c in concepts]).reshape(
+        len(concepts), -1, NOISES
+    )
     boot = Bootstrap(concepts, len(MEASURED))
     draws = {lock: boot(scores(found).mean(-1, keepdims=True))[:, 0] for lock, found in numbers.items()}
     difference = draws["local"] - draws["trained"]

@@ -103,9 +103,18 @@ def test_sweeps_are_grouped_and_fronts_shown(perfusion_here, prompts, tmp_path):
 
 
 def test_a_plain_sweep_is_a_group_too(perfusion_here):
-    perfusion_here("train", "-m", "logger=wandb", "seed=0,1", *QUICK, "picture=false", "attention=false", "hydra.sweep.dir=two_seeds")
+    perfusion_here(
+        "train",
+        "-m",
+        "logger=wandb",
+        "seed=0,1",
+        *QUICK,
+        "picture=false",
+        "attention=false",
+        "hydra.sweep.dir=two_seeds",
+    )
     found = [logged(run)[1] for run in Path("two_seeds").glob("*/wandb/offline-run-*")]
-    assert [[r.run.run_group for r in f if r.HasField("run")][0] for f in found] == ["two_seeds"] * 2
+    assert [next(r.run.run_group for r in f if r.HasField("run")) for f in found] == ["two_seeds"] * 2
 
 
 def test_nothing_needs_wandb_unless_chosen(tmp_path):

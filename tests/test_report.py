@@ -76,7 +76,9 @@ def test_pages(perfusion_here, prompts, tmp_path, capsys):
         assert stop.value.code == 2 and sentence in said and said.count("\n") == 1
 
     if not CHROMIUM:
-        pytest.skip("the pages are written and checked; no chromium is installed to open them (apt-get install chromium)")
+        pytest.skip(
+            "the pages are written and checked; no chromium is installed to open them (apt-get install chromium)"
+        )
     for page in ("run/report.html", "results/ablations/key_locking.html"):
         seen = opened(tmp_path / page, tmp_path)
         text = seen[:1200].max(-1) < 90

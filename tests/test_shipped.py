@@ -61,7 +61,10 @@ def test_the_demo_on_a_small_budget(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PERFUSION_CACHE": str(tmp_path / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    concept, result = Concept.load(tmp_path / "teddy.safetensors"), json.loads((tmp_path / "run/result.json").read_text())
+    concept, result = (
+        Concept.load(tmp_path / "teddy.safetensors"),
+        json.loads((tmp_path / "run/result.json").read_text()),
+    )
     assert concept.trigger == "teddy*" and concept.base_id == "emojiland" and concept.steps == result["kept_step"] > 0
     assert len(result["selection"]) == 2 and all(0 < s["image"] < 1 for s in result["selection"])
     assert Image.open(tmp_path / "run/picture.png").width > 500

@@ -33,7 +33,11 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     sweep = (*SWEEP, prompts, "concept=glob([cat,fish,custom,teddy])")
     assert run(perfusion_here, *sweep) == 0
     said = capsys.readouterr().out
-    assert "left out" in said and "fish* seed 0: it is for the committed evaluation" in said and "names no pictures" in said
+    assert (
+        "left out" in said
+        and "fish* seed 0: it is for the committed evaluation" in said
+        and "names no pictures" in said
+    )
     found = sorted(Path("multirun/lock_type").glob("*/result.json"))
     jobs = [read_result(p)["job"] for p in found]
     assert len(found) == 6 and {(j["arm"], j["concept"]) for j in jobs} == {
@@ -83,7 +87,10 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     some.write_text(json.dumps(result))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "was evaluated with other seed than" in capsys.readouterr().err
-    result["prompts"][0], result["config"]["evaluation"]["seed"] = "the {}", json.loads(kept)["config"]["evaluation"]["seed"]
+    result["prompts"][0], result["config"]["evaluation"]["seed"] = (
+        "the {}",
+        json.loads(kept)["config"]["evaluation"]["seed"],
+    )
     some.write_text(json.dumps(result))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "was evaluated with other prompts than" in capsys.readouterr().err
@@ -144,8 +151,14 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
 
 
 def test_killing_a_sweep_loses_the_running_job_alone(assets, prompts, tmp_path):
-    sweep = command("train", "-m", "+experiment=key_locking", "concept=cat,teddy,dog", "arm=locked", *QUICK, *SCORE, prompts)
-    env = os.environ | {"PERFUSION_ASSETS": str(assets), "PERFUSION_CACHE": str(assets / "cache"), "PYTHONPATH": str(ROOT)}
+    sweep = command(
+        "train", "-m", "+experiment=key_locking", "concept=cat,teddy,dog", "arm=locked", *QUICK, *SCORE, prompts
+    )
+    env = os.environ | {
+        "PERFUSION_ASSETS": str(assets),
+        "PERFUSION_CACHE": str(assets / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
     how = {"cwd": tmp_path, "env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     results = lambda: {p: p.stat().st_mtime_ns for p in tmp_path.glob("multirun/key_locking/*/result.json")}
     killed = subprocess.Popen(sweep, **how)

@@ -15,7 +15,8 @@ from perfusion.whole import whole
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
 MARKERS = "osD^vPX*"
-SIDES = ((7, 4, "left"), (-7, 4, "right"), (5, -9, "left"), (-5, -9, "right"), (9, -3, "left"), (-9, -3, "right"))  # in points
+# Of a text beside its point, in points.
+SIDES = ((7, 4, "left"), (-7, 4, "right"), (5, -9, "left"), (-5, -9, "right"), (9, -3, "left"), (-9, -3, "right"))
 
 
 def contact_sheet(rows: list[list[Image.Image]], path: Path) -> None:
@@ -150,11 +151,12 @@ def concept_figure(result: dict, shown: list[Image.Image], path: Path) -> None:
         arms.setdefault(label, []).append(point)
         pictures.setdefault(label, []).append((f"β {point['beta']:g}", picture))
     keep = lambda found: found if len(found) <= 5 else [found[round(i * (len(found) - 1) / 4)] for i in range(5)]
+    below = result["prompts"][0].replace("{}", result["concept"])
     count = len(result["prompts"]) * result["config"]["evaluation"]["seeds"]
     front_figure(
         arms,
         {k: keep(v) for k, v in pictures.items()},
         path,
         f"{result['concept']} by inference bias β",
-        f'a point: mean over {count} pictures, filled on the Pareto front; below: "{result["prompts"][0].replace("{}", result["concept"])}"',
+        f'a point: mean over {count} pictures, filled on the Pareto front; below: "{below}"',
     )

@@ -11,6 +11,7 @@ from perfusion.errors import UserError
 
 REFERENCE = (0.0, 0.0)  # of hypervolumes, unless another is given: text and image similarity
 
+
 def pareto(points: np.ndarray) -> np.ndarray:
     """Which of points [n, 2] no other point beats in both coordinates, bool [n]."""
     at_least = (points[None] >= points[:, None]).all(-1)
