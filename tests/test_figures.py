@@ -48,7 +48,7 @@ def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, 
     assert script(monkeypatch, "figure_9") == 2
     assert "perfusion train -m +experiment=one_shot" in capsys.readouterr().err
     assert script(monkeypatch, "figure_9", "--quick") == 2
-    assert "make it with perfusion train -m +experiment=figure_9_quick and then" in capsys.readouterr().err
+    assert "make it with perfusion train -m +experiment=figure_9_quick evaluation.split=final and then" in capsys.readouterr().err
     small = (*QUICK, *SCORE, f"evaluation.prompts={tmp_path / 'p.yaml'}", "concept=teapot")
     # The small world has no segmenter: the masks' two arms are here both without, told apart by their flips.
     apart = {"zero_shot_mask": ["+arms.no_mask.flip=false"], "figure_9_quick": ["+arms.no_mask.flip=false"]}
