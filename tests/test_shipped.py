@@ -84,6 +84,11 @@ def test_readme_says_what_the_ablations_found(path):
         for found in (claim, *claim["also"].values()):
             low, high = map(number, found["interval"])
             assert f"{number(found['difference'])} [{low}, {high}]" in readme, (claim["claim"], found)
+    if path.stem == "key_locking":
+        (row,) = [row for row in result["paired"][0]["at_equal_beta"] if row["beta"] == 0.6]
+        for column in ("text", "image", "read_place"):
+            difference, low, high = map(number, row[column])
+            assert f"{difference} [{low}, {high}]" in readme, column
 
 
 def test_readme_says_what_attention_showed():

@@ -71,6 +71,10 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     )
     points = result["arms"]["local"]["points"]
     assert [p["text"] for p in points] == pytest.approx([(a + b) / 2 for a, b in zip(*means)], abs=2e-6)
+    trained_k = result["arms"]["trained_k"]["points"]
+    for row, p, other in zip(result["paired"][1]["at_equal_beta"], points, trained_k, strict=True):
+        assert row["beta"] == p["beta"] and row["text"][0] == pytest.approx(p["text"] - other["text"], abs=2e-6)
+        assert row["image"][1] <= row["image"][0] <= row["image"][2] and p["read_place_interval"][0] <= p["read_place"]
     assert len(Path("results/ablations/lock_type.csv").read_text().splitlines()) == 1 + 2 * (2 + 5 + 2)
     assert Path("results/ablations/lock_type.png").stat().st_size > 10_000
 

@@ -29,7 +29,10 @@ from perfusion.evaluation.fronts import (
 )
 from perfusion.evaluation.results import mean, read_result, write_csv, write_result
 
-SECONDS = {"median_seconds": "a job's, which trains unless another job has, and evaluates; and its training's own"}
+OTHERS = {
+    "at_equal_beta": "every score's paired difference, better less worse, at each bias that both arms have, and its interval",
+    "median_seconds": "a job's, which trains unless another job has, and evaluates; and its training's own",
+}
 MEASURES = {
     "hypervolume": "area that the front dominates above the reference point, in squared cosines; higher is better",
     "matched_text": "text similarity of one front minus that of the other at the same image similarity, mean over the "
@@ -119,21 +122,24 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
     left_out = {arm: sorted(f"{c} seed {s}" for c, s in found.keys() - set(units)) for arm, found in jobs.items()}
     arms = {name: arm_of(name, [jobs[name][u] for u in units]) for name in jobs}
     boot = Bootstrap([concept for concept, _ in units], prompts, cfg.draws, cfg.seed)
-    described, fronts = {}, {}
+    described, fronts, drawn = {}, {}, {}
     for name, arm in arms.items():
         by_column = {c: boot(_over_noises(s).transpose(0, 2, 1)) for c, s in arm.scores.items()}
+        drawn[name] = by_column
         fronts[name] = np.stack([by_column["text"], by_column["image"]], -1)  # [1 + draws, points, 2]
         best = pareto(fronts[name][0])
         area = hypervolume(fronts[name], tuple(cfg.reference))
         rows = []
         for i, point in enumerate(arm.points):
             row = dict(point) | {c: mean([float(d[0, i])]) for c, d in sorted(by_column.items()) if d[0, i] == d[0, i]}
-            row |= {f"{c}_interval": interval(by_column[c][:, i]) for c in ("text", "image")}
+            row |= {f"{c}_interval": interval(d[:, i]) for c, d in sorted(by_column.items()) if c in row}
             rows.append(row | {"pareto": bool(best[i])})
         described[name] = {
             "points": rows, "hypervolume": mean([area[0]]), "hypervolume_interval": interval(area), "left_out": left_out[name],
         }  # fmt: skip
-    paired = [_compared(c, arms, fronts, units, cfg) for c in comparisons]
+    paired = [
+        _compared(c, arms, fronts, units, cfg) | {"at_equal_beta": _at_equal_beta(c, arms, drawn)} for c in comparisons
+    ]
     result = {
         "experiment": cfg.name,
         "ordering_holds": all_hold([p["holds"] for p in paired]),
@@ -144,7 +150,7 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
         "arms": described,
         "reference": list(cfg.reference),
         "bootstrap": {"draws": cfg.draws, "seed": cfg.seed, "level": 0.95, "resampled": "concepts, seeds, prompts"},
-        "definitions": DEFINITIONS | MEASURES | SECONDS | {"ordering_holds": " ".join(holds.__doc__.split())},
+        "definitions": DEFINITIONS | MEASURES | OTHERS | {"ordering_holds": " ".join(holds.__doc__.split())},
     }
     return result, arms
 
@@ -189,6 +195,21 @@ def _compared(claim: dict, arms: dict[str, Arm], fronts: dict, units: list, cfg:
         "also": {m: {"difference": None if np.isnan(d[0]) else mean([d[0]]), "interval": interval(d)}
                  for m, d in draws.items() if m != measure},
     }  # fmt: skip
+
+
+def _at_equal_beta(claim: dict, arms: dict[str, Arm], drawn: dict) -> list[dict]:
+    """Every score's paired difference, better less worse, at each bias that both arms have once: [difference, low, high]."""
+    a, b = claim["better"], claim["worse"]
+    at = {name: {p["beta"]: i for i, p in enumerate(arms[name].points)} for name in (a, b)}
+    found = []
+    for beta in sorted(at[a].keys() & at[b].keys()):
+        row = {"beta": beta}
+        for column in sorted(drawn[a].keys() & drawn[b].keys()):
+            d = drawn[a][column][:, at[a][beta]] - drawn[b][column][:, at[b][beta]]
+            if not np.isnan(d[0]):
+                row[column] = [round(float(d[0]), 6), *interval(d)]
+        found.append(row)
+    return found
 
 
 def table(jobs: dict) -> dict[str, list]:

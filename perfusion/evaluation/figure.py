@@ -101,7 +101,8 @@ def front_figure(
     _name_lines(axis, lines)
     for kind in (path.suffix, ".pdf"):
         with whole(path.with_suffix(kind)) as part:
-            figure.savefig(part, format=kind[1:], dpi=200)
+            undated = {"CreationDate": None} if kind == ".pdf" else None  # so that the same results are the same file
+            figure.savefig(part, format=kind[1:], dpi=200, metadata=undated)
     plt.close(figure)
 
 
