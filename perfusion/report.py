@@ -190,19 +190,26 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
     if not joined.exists():
         raise UserError(f"{joined} does not exist; make it with {made_by(name)}.")
     result = read_result(joined)
-    claims = [p | {"holds": str(p["holds"]).lower(), "interval": str(p["interval"])} for p in result["paired"]]
+    claims, equal = [], []
+    for p in result["paired"]:
+        claims.append(p | {"holds": str(p["holds"]).lower(), "interval": str(p["interval"])})
+        for measure, other in p["also"].items():
+            claims.append({"claim": "the other measure", "measure": measure} | other | {"interval": str(other["interval"])})
+        shown = lambda v: f"{v[0]:+.3f} {[x if x is None else round(x, 3) for x in v[1:]]}" if isinstance(v, list) else v
+        equal += [{"better": p["better"], "worse": p["worse"]} | {k: shown(v) for k, v in row.items()}
+                  for row in p["at_equal_beta"]]  # fmt: skip
     arms = [{"arm": arm, "hypervolume": a["hypervolume"], "95 %": str(a["hypervolume_interval"])}
             for arm, a in result["arms"].items()]  # fmt: skip
     points = [{"arm": arm} | p for arm, a in result["arms"].items() for p in a["points"]]
     meant = [{"measure": k, "definition": v} for k, v in result["definitions"].items()]
+    unit = lambda job: (job[1]["job"]["concept"], job[1]["job"]["seed"])
+    done = sorted(((path, read_result(path)) for path in jobs.glob("*/result.json")), key=unit)
     fronts, first = [], {}
-    for path in sorted(jobs.glob("*/result.json")):
-        found = read_result(path)
+    for path, found in done:
         about = found["job"]
-        who = f"{about['arm']}, {about['concept']}, seed {about['seed']}"
+        who = f"{about['concept']}, seed {about['seed']}, {about['arm']}"
         fronts.append(picture(path.with_name("front.png"), who, "half"))
-        earliest = lambda r: (r["job"]["concept"], r["job"]["seed"])
-        first[about["arm"]] = min(first.get(about["arm"], found), found, key=earliest)
+        first.setdefault(about["arm"], found)
     columns = ["better", "worse", "claim", "measure", "difference", "interval", "sign_flip_p", "concepts_better"]
     return page(
         f"Experiment {name}",
@@ -211,6 +218,7 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
         [
             section("Fronts", picture(joined.with_suffix(".png"), "image against text similarity, by arm")),
             section("Claims", table(claims, [*columns, "holds"])),
+            section("At equal bias", table(equal, ["better", "worse", "beta", "text", "image", "facts", "drawing"])),
             section("Arms", table(arms, ["arm", "hypervolume", "95 %"])),
             section("Operating points", table(points, ["arm", "beta", "tau", "lock", "text", "image", "pareto"])),
             section("Definitions", table(meant, ["measure", "definition"])),
