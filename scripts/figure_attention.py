@@ -29,10 +29,8 @@ def make(overrides: list[str]) -> None:
             looked = look(pipe, [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)], seeds, cfg.model)
             found[concept.trigger] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
             if name == figures.SHOWN:
-                shown, about = (
-                    next(x for x in looked if x.prompt == PROMPT.format(concept.trigger)),
-                    figures.about(concept, cfg),
-                )
+                shown = next(one for one in looked if one.prompt == PROMPT.format(concept.trigger))
+                about = figures.about(concept, cfg)
         words = [w for w in shown.maps if len(w) > 2]
         rows.append([shown.picture, *(heat_overlay(shown.picture, shown.maps[word]) for word in words)])
     result = {"words": words, "prompt": shown.prompt, "seeds": seeds, "compared": compared(numbers), "shares": numbers}
