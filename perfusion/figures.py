@@ -155,5 +155,10 @@ def verdict(paired: dict, apart: str = ", ") -> str:
     holds = {True: "holds", False: "does not hold"}.get(paired["holds"], "undecided")
     if None in (paired["difference"], *paired["interval"]):
         return holds
+    return f"{holds}{apart}{difference(paired)}"
+
+
+def difference(paired: dict) -> str:
+    """A paired difference with its interval, as text."""
     low, high = paired["interval"]
-    return f"{holds}{apart}{paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"{paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"

@@ -70,8 +70,8 @@ def draw() -> list:
     one = result["shares"]["local"]
     said = f'"{result["prompt"]}"; blue: not looked at, yellow: most'
     pictures = sum(len(found["rows"]) for found in one.values())
-    apart = figures.verdict(result["compared"]).split(", ", 1)[1]
-    said += f"\nnumbers: of the concept's word, {len(one)} concepts, {pictures} pictures;\nlocked - trained {apart}"
+    said += f"\nnumbers: of the concept's word, {len(one)} concepts, {pictures} pictures;"
+    said += f"\nlocked - trained {figures.difference(result['compared'])}"
     figure.supxlabel(said, fontsize=6)
     return figures.save(figure, "attention")
 

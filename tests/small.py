@@ -1,6 +1,7 @@
 """A whole small Emojiland built in seconds: the shipped VAE, tokenizer and text encoder, all else tiny and random."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -75,3 +76,9 @@ def pictures(count: int, side: int = 64) -> list[Image.Image]:
 
 def command(*overrides: str) -> list[str]:
     return [sys.executable, "-m", "perfusion", *overrides]
+
+
+def elsewhere(assets: Path) -> dict[str, str]:
+    """The environment in which `command` finds `assets` and this checkout from any folder."""
+    mine = {"PERFUSION_ASSETS": assets, "PERFUSION_CACHE": assets / "cache", "PYTHONPATH": ROOT, "OMP_NUM_THREADS": 1}
+    return os.environ | {name: str(value) for name, value in mine.items()}

@@ -2,28 +2,20 @@
 
 import importlib.util
 import json
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-from small import QUICK, ROOT, SCORE, command
+from small import QUICK, SCORE, command, elsewhere
 
 from perfusion.engines import EXTRAS, missing_extra
 from perfusion.evaluation.results import read_result
 
 
 def run(assets, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    env = os.environ | {
-        "PERFUSION_ASSETS": str(assets),
-        "PERFUSION_CACHE": str(assets / "cache"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.run(
-        command(*overrides), cwd=folder, env=env, capture_output=True, text=True, timeout=1200, check=False
-    )
+    how = {"cwd": folder, "env": elsewhere(assets), "capture_output": True, "text": True}
+    return subprocess.run(command(*overrides), **how, timeout=1200, check=False)
 
 
 @pytest.mark.parametrize(

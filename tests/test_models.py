@@ -34,7 +34,7 @@ def test_defaults_of_the_paper(name):
     model = compose("train", f"model={name}").model
     assert model.learning_rate == {"o_star": 0.03, "embedding": 0.006, "relative": False}
     assert (model.steps, model.guidance, model.shrinkage) == (50, 6.0, 0)
-    assert OmegaConf.to_container(model, resolve=True).keys() == compose("train").model.keys() | {"config"}
+    assert OmegaConf.to_container(model, resolve=True).keys() == compose("train").model.keys() | {"config", "dino"}
 
 
 @pytest.mark.parametrize("name, dtype", [("gpu_8gb", "float16"), ("gpu_24gb", "bfloat16"), ("ddp", "bfloat16")])

@@ -78,7 +78,9 @@ def test_readme_says_what_the_ablations_found(path):
         return
     assert ",".join(c.removesuffix("*") for c in result["concepts"]) in COMMITTED and len(result["concepts"]) >= 10
     assert result["seeds"] == [0, 1, 2] and not any(arm["left_out"] for arm in result["arms"].values())
-    assert f"concept=$(CONCEPTS) {COMMITTED.split(' ', 1)[1]}" in (ROOT / "Makefile").read_text()
+    concepts, rest = COMMITTED.split(" ", 1)
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"CONCEPTS := {concepts.removeprefix('concept=')}\n" in makefile and f"concept=$(CONCEPTS) {rest}" in makefile
     number = lambda v: f"{v:+.3f}".replace("+0.000", "0.000").replace("-0.000", "0.000")
     for claim in result["paired"]:
         for found in (claim, *claim["also"].values()):

@@ -1,14 +1,13 @@
 """Experiments through the real command: sharing, skipping, failing, collecting."""
 
 import json
-import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from small import QUICK, ROOT, SCORE, command
+from small import QUICK, SCORE, command, elsewhere
 
 from perfusion.evaluation.results import read_result
 
@@ -84,7 +83,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert run(perfusion_here, "collect", "experiment=lock_type", "draws=50") == 0
 
     # what can go wrong with a folder of results
-    some = found[0]
+    some = found[[(j["arm"], j["concept"]) for j in jobs].index(("local", "cat*"))]
     kept = some.read_text()
     result = json.loads(kept)
     result["config"]["evaluation"]["seed"] += 1
@@ -98,6 +97,11 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     some.write_text(json.dumps(result))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "was evaluated with other prompts than" in capsys.readouterr().err
+    result = json.loads(kept)
+    result["points"] = result["points"][:1]
+    some.write_text(json.dumps(result))
+    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert "has 1 point" in capsys.readouterr().err
     some.write_text(kept.replace('"format": 1', '"format": 0', 1))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "has result format 0, this program reads 1" in capsys.readouterr().err
@@ -158,12 +162,7 @@ def test_killing_a_sweep_loses_the_running_job_alone(assets, prompts, tmp_path):
     sweep = command(
         "train", "-m", "+experiment=key_locking", "concept=cat,teddy,dog", "arm=locked", *QUICK, *SCORE, prompts
     )
-    env = os.environ | {
-        "PERFUSION_ASSETS": str(assets),
-        "PERFUSION_CACHE": str(assets / "cache"),
-        "PYTHONPATH": str(ROOT),
-    }
-    how = {"cwd": tmp_path, "env": env, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    how = {"cwd": tmp_path, "env": elsewhere(assets), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     results = lambda: {p: p.stat().st_mtime_ns for p in tmp_path.glob("multirun/key_locking/*/result.json")}
     killed = subprocess.Popen(sweep, **how)
     until = time.monotonic() + 300
