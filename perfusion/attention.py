@@ -10,17 +10,26 @@ from perfusion.projections import cross_attentions
 
 
 class AttentionMaps:
-    """Running mean of cross-attention probabilities by token. `maps` is [B, T, side, side]; None before the first call."""
+    """Running mean of cross-attention probabilities by token. `maps` is [B, T, side, side]; None before the first call.
+
+    Latents [.., height, width] need not be square; `seen` is told of them before every call of the UNet.
+    """
 
     def __init__(self, side: int):
-        self.side, self.total, self.calls = side, None, 0
+        self.side, self.total, self.calls, self.latents = side, None, 0, None
+
+    def seen(self, unet, args: tuple, kwargs: dict) -> None:
+        """A forward pre-hook."""
+        self.latents = (args[0] if args else kwargs["sample"]).shape[-2:]
 
     def add(self, probabilities: Tensor, heads: int) -> None:
         """probabilities [B * heads, pixels, T] of one layer at one step."""
         n, pixels, tokens = probabilities.shape
-        own = int(pixels**0.5)
-        mean = probabilities.float().reshape(n // heads, heads, own, own, tokens).mean(1).permute(0, 3, 1, 2)
-        mean = interpolate(mean, size=(self.side, self.side), mode="bilinear") * (own / self.side) ** 2  # mass kept
+        h, w = self.latents
+        while h * w > pixels:  # a downsampling convolution rounds up
+            h, w = -(-h // 2), -(-w // 2)
+        mean = probabilities.float().reshape(n // heads, heads, h, w, tokens).mean(1).permute(0, 3, 1, 2)
+        mean = interpolate(mean, size=(self.side, self.side), mode="bilinear") * (pixels / self.side**2)  # mass kept
         self.total = mean if self.total is None else self.total + mean
         self.calls += 1
 
@@ -60,8 +69,10 @@ def attention_maps(unet, side: int):
     before = [layer.processor for layer in layers]
     for layer in layers:
         layer.set_processor(_Recorder(maps))
+    hook = unet.register_forward_pre_hook(maps.seen, with_kwargs=True)
     try:
         yield maps
     finally:
+        hook.remove()
         for layer, processor in zip(layers, before):
             layer.set_processor(processor)

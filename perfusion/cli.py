@@ -64,13 +64,17 @@ def task(cfg):
     app = HydraConfig.get().job.config_name
     if sys.argv[0] == f"perfusion {app}":
         sys.argv[:1] = [PROGRAM, app]  # what Lightning starts its other processes with, under DDP
-    if "wandb" in (cfg.get("logger") or {}) and not cfg.logger.wandb.group:
-        of_sweep = Path(HydraConfig.get().sweep.dir).name if HydraConfig.get().mode == RunMode.MULTIRUN else None
-        cfg.logger.wandb.group = cfg.get("name") or of_sweep
+    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     try:
+        if "wandb" in (cfg.get("logger") or {}):
+            from perfusion.dashboard import check_login
+
+            check_login(cfg.logger.wandb)
+            of_sweep = Path(HydraConfig.get().sweep.dir).name if sweep else None
+            cfg.logger.wandb.group = cfg.logger.wandb.group or cfg.get("name") or of_sweep
         return importlib.import_module(APPS[app][0]).run(cfg)
     except UserError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs of a sweep go on
+        if sweep:  # the other jobs of a sweep go on
             raise
         _refuse(str(error))
 

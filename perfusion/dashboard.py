@@ -9,6 +9,19 @@ import pytorch_lightning as pl
 import wandb
 from omegaconf import DictConfig, OmegaConf
 
+from perfusion.errors import UserError
+
+
+def check_login(mine: DictConfig) -> None:
+    """mine: logger.wandb. Raises UserError, before anything is trained, where its runs could not be sent at once."""
+    try:
+        mine.offline or wandb.login()
+    except wandb.errors.Error as error:
+        raise UserError(
+            f"logger.wandb.offline=false needs a server that lets you in ({' '.join(str(error).split())}); wandb login does, "
+            "or leave offline=true and send the run later with wandb sync."
+        ) from error
+
 
 class Dashboard(pl.Callback):
     """Configuration and masks before training, then the pictures of every selection step.

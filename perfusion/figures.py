@@ -12,7 +12,9 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from perfusion.config import CONF
@@ -26,6 +28,7 @@ RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
 SHOWN = "teapot"  # its colour is seen at once
 CONCEPTS = tuple(COMMITTED.split()[0].removeprefix("concept=").split(","))
 ARMS = {"local": "locked", "trained": "trained_k"}  # of key_locking, by their lock
+MEASURED = {"hypervolume": "area", "matched_text": "text"}  # above the reference point; at equal image similarity
 STYLE = {"font.size": 6.5, "axes.linewidth": 0.6, "svg.fonttype": "path", "svg.hashsalt": "perfusion"}
 
 
@@ -40,8 +43,8 @@ def main(draw, make=None, others: str = "none") -> None:
             raise UserError(f"argument {arguments[0]} is unknown; allowed are: {allowed}.")
         with plt.rc_context(STYLE):
             print(f"written: {', '.join(map(str, draw()))}")
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        print(f"{Path(sys.argv[0]).stem}: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -151,11 +154,11 @@ def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
 
 
 def verdict(paired: dict, apart: str = ", ") -> str:
-    """A claim's outcome in a few words, with the paired difference and its interval."""
+    """A claim's outcome in a few words, with the paired difference of what MEASURED says, and its interval."""
     holds = {True: "holds", False: "does not hold"}.get(paired["holds"], "undecided")
     if None in (paired["difference"], *paired["interval"]):
         return holds
-    return f"{holds}{apart}{difference(paired)}"
+    return f"{holds}{apart}{MEASURED[paired['measure']]} {difference(paired)}"
 
 
 def difference(paired: dict) -> str:

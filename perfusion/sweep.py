@@ -52,8 +52,9 @@ def resolved(cfg: DictConfig) -> DictConfig:
 
 def key(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
     """16 hex digits of a resolved configuration. Missing values (concept=custom) count as null."""
-    if "concept" in cfg and OmegaConf.is_missing(cfg.concept, "images"):
-        cfg = OmegaConf.merge(cfg, {"concept": {"images": None, "super_category": None, "name": None}})
+    missing = [k for k in ("images", "super_category") if "concept" in cfg and OmegaConf.is_missing(cfg.concept, k)]
+    if missing:  # the job itself says so
+        cfg = OmegaConf.merge(cfg, {"concept": dict.fromkeys([*missing, "name"])})
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [k for k in cfg if k not in leave_out]), resolve=True)
     plain.get("trainer", {}).pop("enable_progress_bar", None)
     text = json.dumps(plain, sort_keys=True).replace(str(ASSETS), "ASSETS").replace(str(ROOT), "ROOT")
@@ -94,6 +95,11 @@ def _job(cfg: DictConfig, about: dict) -> dict:
     from perfusion.evaluation.results import read_result, write_result
 
     plain, experiment = resolved(cfg), Path(HydraConfig.get().sweep.dir)
+    if plain.trainer.devices not in (1, "1"):
+        raise UserError(
+            f"trainer.devices={plain.trainer.devices} does not work in an experiment; 1 is allowed: run the jobs side by "
+            "side instead, with hydra/launcher=joblib, submitit_slurm or ray."
+        )
     if OmegaConf.is_missing(plain.concept, "images"):
         return _say("left out", about, "concept=custom names no pictures")
     about["concept"] = str(plain.concept.images)  # until its name is known
@@ -111,14 +117,19 @@ def _job(cfg: DictConfig, about: dict) -> dict:
         for name in ("pictures.png", "scores.csv", "front.png"):
             if twin.with_name(name).exists():  # the pictures of a long sweep may have been cleared away
                 shutil.copy(twin.with_name(name), folder / name)
+        result["config"] = OmegaConf.to_container(plain, resolve=True)  # and not where the twin's checkout lay
         break
     else:
-        check_evaluation(plain.evaluation, plain.model)
+        check_evaluation(plain.evaluation, plain.model, plain.lock)
         check_front(cfg.arm, len(points_of(plain.evaluation)))
         folder.mkdir(parents=True, exist_ok=True)
         result = run(plain, concept, folder, experiment.parent / TRAININGS)
     write_result(folder / "result.json", result | {"job": about})
     (folder / "error.txt").unlink(missing_ok=True)
+    if "wandb" in plain.logger:  # a twin's too, so that the experiment's group has every job
+        from perfusion.dashboard import show_front
+
+        show_front(plain, result, folder)
     done = len(list(experiment.glob("*/result.json")))
     return _say("done", about, f"{result['job_seconds']:.0f} s; {done} results in {experiment}")
 
@@ -139,10 +150,6 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
     concept = Concept.load(home / "concept.safetensors")
     artist = concept_cfg.get("artist")
     result = evaluate(pipe, concept, real, artist, cfg.evaluation, cfg.model, folder)
-    if "wandb" in cfg.logger:
-        from perfusion.dashboard import show_front
-
-        show_front(cfg, result, folder)
     kept = {k: trained[k] for k in ("train_seconds", "kept_step", "trainable", "file_bytes")}
     result["config"] = OmegaConf.to_container(cfg, resolve=True)
     return result | {
@@ -180,11 +187,11 @@ class Failures(Callback):
     """Hydra callback: at the end of a sweep, list the jobs that failed in it; the exit code is then 1."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs) -> None:
-        self.started = time.time() - 1  # file systems' clocks are a little behind
+        self.before = self.errors(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs) -> None:
         folder = Path(config.hydra.sweep.dir)
-        failed = [p for p in sorted(folder.glob("*/error.txt")) if p.stat().st_mtime >= self.started]
+        failed = [p for p, written in self.errors(config).items() if self.before.get(p) != written]
         done = len(list(folder.glob("*/result.json")))
         print(f"{done} jobs done in {folder}; next: perfusion collect experiment={config.name}")
         if failed:
@@ -195,3 +202,8 @@ class Failures(Callback):
                 who = f"{about['arm']} {about['concept']} seed {about['seed']}"
                 print(f"  {who}: {last[:160]} ({path})", file=sys.stderr)
             sys.exit(1)
+
+    @staticmethod
+    def errors(config: DictConfig) -> dict[Path, int]:
+        """{error.txt: when it was written}; a file written anew is another file."""
+        return {p: p.stat().st_mtime_ns for p in sorted(Path(config.hydra.sweep.dir).glob("*/error.txt"))}

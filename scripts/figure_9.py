@@ -22,13 +22,13 @@ PANELS = {  # experiment: (title, {arm: label}, {arm in figure_9_quick: label})
     "zero_shot_mask": ("(c) mask", {"mask": "with", "no_mask": "without"}, {"base": "with", "no_mask": "without"}),
     "sigmoid_bias": (
         "(d) training bias β",
-        {"bias_060": ".60", "bias_075": ".75", "bias_090": ".90"},
-        {"bias_060": ".60", "base": ".75", "bias_090": ".90"},
+        {"bias_0.60": ".60", "bias_0.75": ".75", "bias_0.90": ".90"},
+        {"bias_0.60": ".60", "base": ".75", "bias_0.90": ".90"},
     ),
     "sigmoid_temperature": (
         "(e) inference τ",
-        {"tau_005": ".05", "tau_010": ".10", "tau_015": ".15", "tau_020": ".20"},
-        {"base": ".10", "tau_015": ".15"},
+        {"tau_0.05": ".05", "tau_0.10": ".10", "tau_0.15": ".15", "tau_0.20": ".20"},
+        {"base": ".10", "tau_0.15": ".15"},
     ),
 }
 
@@ -49,7 +49,7 @@ def draw(quick: bool = False) -> list:
     note.annotate("better", (0.42, 0.98), (0.02, 0.8), arrowprops={"arrowstyle": "->"}, xycoords="axes fraction")
     text = "\n".join([
         f"concepts {len(some['concepts'])}, seeds {len(some['seeds'])}", "a point: one inference bias β,", "filled: on its Pareto front",
-        "thin lines: 95 % intervals", "below: the paper's claim,", "the paired difference and", "its 95 % interval",
+        "thin lines: 95 % intervals", "below: the paper's claim, paired", "difference, 95 % interval; area:", "dominated by the front;", "text: at equal image similarity",
     ])  # fmt: skip
     note.text(0.02, 0.7, text, fontsize=6, va="top", transform=note.transAxes)
     figure.supxlabel("text similarity (raw CLIP cosine)", fontsize=6.5)

@@ -47,12 +47,14 @@ def compared(numbers: dict) -> dict:
     boot = Bootstrap(concepts, len(MEASURED))
     draws = {lock: boot(scores(found).mean(-1, keepdims=True))[:, 0] for lock, found in numbers.items()}
     difference = draws["local"] - draws["trained"]
-    return {lock: {"ratio": round(float(d[0]), 4), "interval": interval(d)} for lock, d in draws.items()} | {
+    average = lambda found, what: round(float(np.mean([r[what] for c in concepts for r in found[c]["rows"]])), 4)
+    plain = {lock: {"share": average(found, "concept"), "area": average(found, "area")} for lock, found in numbers.items()}
+    return {lock: plain[lock] | {"ratio": round(float(d[0]), 4), "interval": interval(d)} for lock, d in draws.items()} | {
         "difference": round(float(difference[0]), 4),
         "interval": interval(difference),
         "holds": holds(interval(difference)),
-        "definition": "share of the attention of the concept's word that lies inside the object, over the object's area (1: a "
-        "map that looks everywhere alike), mean over concepts and pictures; difference: locked less trained keys, paired; "
+        "definition": "share of the attention of the concept's word that lies inside the object; area: of the picture that the "
+        "object takes; ratio: share over area, picture by picture (1: a map that looks everywhere alike), mean over concepts and pictures; difference: locked less trained keys, paired; "
         "95 % intervals over concepts and prompts",
     }
 

@@ -3,9 +3,9 @@
 python scripts/measure_loading.py                     # writes results/loading.json
 python scripts/measure_loading.py --tiny --concepts 50 --rounds 2 --results /tmp/loading.json
 
-`file_ms` is Concept.load; `load_ms` is load_concepts of one file onto a pipeline, which adds the hash of the base
-model's weights, a tokenizer with one more word and the encoding of the super-category's word; `load_all_ms` is
-load_concepts of them all, `encode_ms_all` a prompt's encodings then, beside the stock pipeline's. Resident concepts are
+`file_ms` is Concept.load; `load_ms_first` is load_concepts of one file onto a fresh pipeline, which adds the hash of the base
+model's weights, a tokenizer with one more word and the encoding of the super-category's word (its `of_which_` parts);
+`load_ms` is the same again, the hash and the encoding being remembered then; `load_all_ms` is load_concepts of them all, `encode_ms_all` a prompt's encodings then, beside the stock pipeline's. Resident concepts are
 Concept objects in memory, and their rows in the widened layers; a step is one UNet call on a batch of 2 whose prompt
 holds one of them, in turn with the stock UNet's.
 """
@@ -72,7 +72,7 @@ def main(options) -> dict:
             again.append(milliseconds(load, 1))
             pipe._perfusion.unload()
         result["load_ms"] = statistics.median(again)
-        # What load_concepts does beside reading the file and widening the layers.
+        # What the first load_concepts does beside reading the file and widening the layers.
         result["of_which_base_hash_ms"] = milliseconds(lambda: base_hash(pipe.text_encoder, pipe.unet), 3)
         result["of_which_tokenizer_ms"] = milliseconds(lambda: add_placeholders(pipe.tokenizer, ["teddy*"]), 3)
         word = lambda: super_encoding(pipe.tokenizer, pipe.text_encoder, "teddy")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small import QUICK, SCORE
+from small import QUICK, ROOT, SCORE, command
 
 
 def records(path: Path):
@@ -100,6 +100,21 @@ def test_sweeps_are_grouped_and_fronts_shown(perfusion_here, prompts, tmp_path):
             assert table["columns"][-1] == "pareto" and len(table["data"]) == 2
             assert list(run.glob("files/media/images/front_picture_*.png"))
     assert groups == ["key_locking"] * 2 and sorted(kinds) == [False, True]
+    perfusion_here("train", "+experiment=lock_type", "arm=local", "logger=wandb", *QUICK, *SCORE, prompts)  # a twin
+    (run,) = Path("multirun/lock_type").glob("*/wandb/offline-run-*")
+    names, found = logged(run)
+    assert "front" in names and [r.run.run_group for r in found if r.HasField("run")][:1] == ["lock_type"]
+
+
+def test_an_online_run_needs_a_login_before_anything_else(tmp_path):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    env |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}  # a home without a login
+    asked = command("train", "logger=wandb", "logger.wandb.offline=false")
+    done = subprocess.run(
+        asked, check=False, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 2 and "logger.wandb.offline=false needs a server" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_plain_sweep_is_a_group_too(perfusion_here):

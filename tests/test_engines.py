@@ -35,7 +35,7 @@ def test_a_sweep_on_another_launcher(assets, tmp_path, launcher, settings):
         "train",
         "-m",
         "+experiment=sigmoid_temperature",
-        "arm=tau_010,tau_020",
+        "arm=tau_0.10,tau_0.20",
         "concept=cat,custom",
         *QUICK,
         *SCORE,
@@ -45,7 +45,7 @@ def test_a_sweep_on_another_launcher(assets, tmp_path, launcher, settings):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     results = [read_result(p) for p in (tmp_path / "multirun/sigmoid_temperature").glob("*/result.json")]
-    assert {r["job"]["arm"] for r in results} == {"tau_010", "tau_020"} and len(results) == 2
+    assert {r["job"]["arm"] for r in results} == {"tau_0.10", "tau_0.20"} and len(results) == 2
     assert (
         len(list((tmp_path / "multirun/trainings").glob("*/concept.safetensors"))) == 1
     )  # the second job waited for it

@@ -104,11 +104,15 @@ def test_prompt_files_of_every_format(tmp_path):
         ("e.txt", "a {}", "live", "evaluation.split=live is not in"),
         ("f.txt", "prompt_list = nonsense", None, "no list of prompts"),
         ("g.txt", "", None, "has no prompts"),
+        ("h.yaml", "", None, "has no prompts"),
+        ("i.yaml", "dev: [{text: 3}]", None, "exactly one {}"),
+        ("j.yaml", 'dev: [{text: "a {}", place: [beach]}]', None, "says place"),
+        ("k.txt", b"a \xe9 {}", None, "not a text in UTF-8"),
     ],
 )
 def test_bad_prompt_files(tmp_path, name, text, split, sentence):
     if text is not None:
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=sentence.replace("{}", r"\{\}")):
         read_prompts(tmp_path / name, split)
 
@@ -152,6 +156,7 @@ def test_scores_are_what_their_definitions_say(cfg, assets, tmp_path):
         assert np.mean([r[name] for r in rows]) == pytest.approx(pairs.mean().item(), abs=2e-5)  # all pairs
     assert rows[1]["drawing"] is None and rows[0]["drawing"] in (0, 1) and rows[0]["read_color"] is None
     assert rows[0]["facts"] == rows[0]["read_place"] and rows[1]["facts"] == rows[1]["read_second"]
+    assert rows[1]["read_place"] is None and rows[1]["read_object"] in (0, 1)  # a place that is not asked
 
 
 def test_numbers_do_not_depend_on_the_batch_size(cfg, emojiland, teddy, tmp_path):
@@ -239,6 +244,8 @@ def test_evaluate_command(perfusion_here, emojiland, teddy, tmp_path, capsys):
         ((*mine, "evaluation.prompts=gone.yaml"), "evaluation.prompts=gone.yaml does not exist"),
         ((*mine, "evaluation.beta=[high]"), "evaluation.beta holds high"),
         ((*mine, "evaluation.beta=0.7"), "must be a list"),
+        ((*mine, "evaluation.lock=[trained]"), "evaluation.lock holds trained; allowed are global, the concept's own local"),
+        ((*mine, "evaluation.seeds=two"), "evaluation.seeds=two does not work"),
         ((*mine, "evaluation.dino=timm:vit_enormous"), "is no model of timm"),
         (
             (*mine, "evaluation.reader=/gone", "evaluation.prompts=${root:data/prompts/emojiland.yaml}"),

@@ -54,8 +54,9 @@ def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, 
     apart = {"zero_shot_mask": ["+arms.no_mask.flip=false"], "figure_9_quick": ["+arms.no_mask.flip=false"]}
     panels = ("one_shot", "key_locking", "zero_shot_mask", "sigmoid_bias", "sigmoid_temperature")
     for experiment in (*panels, "figure_9_quick", "lock_type"):
-        perfusion_here("train", "-m", f"+experiment={experiment}", *small, *apart.get(experiment, []))
-        perfusion_here("collect", f"experiment={experiment}", "draws=50")
+        arms = apart.get(experiment, [])
+        perfusion_here("train", "-m", f"+experiment={experiment}", *small, *arms)
+        perfusion_here("collect", f"experiment={experiment}", "draws=50", *arms)
     assert script(monkeypatch, "figure_9") == 0
     check("figure_9")
     assert script(monkeypatch, "figure_9", "--quick") == 0

@@ -91,6 +91,11 @@ def test_orderings():
     assert all_hold([True, True]) is True and all_hold([True, False, "undecided"]) is False
     assert all_hold([True, "undecided"]) == "undecided" and all_hold([]) is None
     assert interval(np.full(11, np.nan)) == [None, None]
+    draws = np.arange(101.0)
+    draws[1:4] = np.nan
+    assert interval(draws) != [None, None]
+    draws[4:8] = np.nan  # an interval about some draws only
+    assert interval(draws) == [None, None]
 
 
 def test_sign_flips():

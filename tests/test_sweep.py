@@ -62,6 +62,9 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "global > local" in said and "ordering holds: " in said
     result = read_result("results/ablations/lock_type.json")
+    assert result["config"]["max_steps"] == 2 and not [k for k in result["config"] if k.startswith(("concept", "lock"))]
+    assert sum(result["commits"].values()) == 6 and result["arms"]["trained_k"]["settings"] == {"lock": "trained"}
+    assert [p["defined"] > 0 for p in result["paired"]] == [True, True]
     assert result["concepts"] == ["cat*", "teddy*"] and result["seeds"] == [0]
     assert result["ordering_holds"] in (True, False, "undecided") and len(result["paired"]) == 2
     means = (
@@ -73,7 +76,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     trained_k = result["arms"]["trained_k"]["points"]
     for row, p, other in zip(result["paired"][1]["at_equal_beta"], points, trained_k, strict=True):
         assert row["beta"] == p["beta"] and row["text"][0] == pytest.approx(p["text"] - other["text"], abs=2e-6)
-        assert row["image"][1] <= row["image"][0] <= row["image"][2] and p["read_place_interval"][0] <= p["read_place"]
+        assert row["image"][1] <= row["image"][0] <= row["image"][2] and p["text_interval"][0] <= p["text"]
     assert len(Path("results/ablations/lock_type.csv").read_text().splitlines()) == 1 + 2 * (2 + 5 + 2)
     assert Path("results/ablations/lock_type.png").stat().st_size > 10_000
 
@@ -82,6 +85,14 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
         path.unlink()
     assert run(perfusion_here, "collect", "experiment=lock_type", "draws=50") == 0
 
+    # a smaller sweep does not write over a larger one's result
+    for job in [p for p, j in zip(found, jobs) if j["concept"] == "cat*"]:
+        job.rename(job.with_suffix(".aside"))
+    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert "joins 2 concepts x seeds, these jobs are 1" in capsys.readouterr().err
+    for job in Path("multirun/lock_type").glob("*/result.aside"):
+        job.rename(job.with_suffix(".json"))
+
     # what can go wrong with a folder of results
     some = found[[(j["arm"], j["concept"]) for j in jobs].index(("local", "cat*"))]
     kept = some.read_text()
@@ -89,14 +100,19 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     result["config"]["evaluation"]["seed"] += 1
     some.write_text(json.dumps(result))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
-    assert "was evaluated with other seed than" in capsys.readouterr().err
+    assert "was made with other evaluation.seed than" in capsys.readouterr().err
     result["prompts"][0], result["config"]["evaluation"]["seed"] = (
         "the {}",
         json.loads(kept)["config"]["evaluation"]["seed"],
     )
     some.write_text(json.dumps(result))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
-    assert "was evaluated with other prompts than" in capsys.readouterr().err
+    assert "was made with other prompts than" in capsys.readouterr().err
+    result = json.loads(kept)
+    result["config"]["max_steps"] = 9
+    some.write_text(json.dumps(result))
+    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert "was made with other max_steps than" in capsys.readouterr().err
     result = json.loads(kept)
     result["points"] = result["points"][:1]
     some.write_text(json.dumps(result))
@@ -122,7 +138,7 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
     (broken / "concept.yaml").write_text("name: dog*\nsuper_category: dog\n")
     overrides = ("train", "-m", "+experiment=sigmoid_temperature", *QUICK, *SCORE, prompts)
     images = "concept.images=${root:data/concepts/teddy}," + str(broken)
-    assert run(perfusion_here, *overrides, "arm=tau_010", images) == 1
+    assert run(perfusion_here, *overrides, "arm=tau_0.10", images) == 1
     said = capsys.readouterr()
     assert "FAILED" in said.out and "0.png cannot be read" in said.err and "1 failed" in said.err
     assert len(list(Path("multirun/sigmoid_temperature").glob("*/result.json"))) == 1
@@ -130,28 +146,31 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
     assert json.loads(error.read_text().splitlines()[0])["concept"] == "dog*"
     assert run(perfusion_here, "collect", "experiment=sigmoid_temperature", "comparisons=[]", "draws=50") == 0
     (left,) = read_result("results/ablations/sigmoid_temperature.json")["failed"]
-    assert left["concept"] == "dog*" and left["arm"] == "tau_010"
+    assert left["concept"] == "dog*" and left["arm"] == "tau_0.10"
     capsys.readouterr()
 
     # a later sweep lists its own failures alone, whatever it fails of
     trained = len(list(Path("multirun/trainings").glob("*")))
     for more, sentence in [
-        (("arm=tau_010",), None),
-        (("arm=tau_020,tau_010", "evaluation.beta=[0.7]"), "has 1 point"),
+        (("arm=tau_0.10",), None),
+        (("arm=tau_0.20,tau_0.10", "evaluation.beta=[0.7]"), "has 1 point"),
         (("arm=hot",), "arm=hot is not in experiment sigmoid_temperature"),
-        (("arm=tau_010", "concept.images=gone"), "concept.images=gone is not a folder"),
-        (("arm=tau_010", "evaluation.dino=timm:vit_tiny"), "scorer timm:vit_tiny is no model of timm"),
+        (("arm=tau_0.10", "trainer.devices=2"), "trainer.devices=2 does not work in an experiment"),
+        (("arm=tau_0.10", "concept=custom", f"concept.images={broken}"), "concept.super_category is not given"),
+        (("arm=tau_0.10", "evaluation.lock=[globl]"), "evaluation.lock holds globl"),
+        (("arm=tau_0.10", "concept.images=gone"), "concept.images=gone is not a folder"),
+        (("arm=tau_0.10", "evaluation.dino=timm:vit_tiny"), "scorer timm:vit_tiny is no model of timm"),
     ]:
         assert run(perfusion_here, *overrides, *more) == (1 if sentence else 0)
         said = capsys.readouterr()
-        assert sentence is None or (sentence in said.err and "broken" not in said.err and "Traceback" not in said.err)
+        assert sentence is None or (sentence in said.err and said.err.count("seed 0:") == more[0].count("tau_") + more[0].count("hot") and "Traceback" not in said.err)
     assert len(list(Path("multirun/trainings").glob("*"))) == trained  # refused before they train
 
     for app, sentence in [
         (("collect", "experiment=nothing"), "Could not find 'experiment/nothing'"),
         (("collect",), "experiment is not given"),
         (("collect", "experiment=one_shot"), "has no result of a job"),
-        (("train", *overrides[2:], "arm=tau_010", "concept.images=gone"), "concept.images=gone is not a folder"),
+        (("train", *overrides[2:], "arm=tau_0.10", "concept.images=gone"), "concept.images=gone is not a folder"),
         (("train", "+experiment=key_locking"), "arm=None is not in experiment key_locking"),
     ]:
         assert run(perfusion_here, *app) == 2

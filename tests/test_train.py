@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from small import command
 
+from perfusion import config as perfusion_config
 from perfusion.concept import Concept
 
 ROOT = Path(__file__).parents[1]
@@ -52,19 +54,37 @@ def test_make_emojiland_trains_every_model(world):
 def test_pretraining_goes_on_from_its_checkpoint(world, tmp_path):
     env = world | {"PERFUSION_CACHE": str(tmp_path / "cache")}
     shutil.copytree(world["PERFUSION_CACHE"], env["PERFUSION_CACHE"])
-    command = [sys.executable, ROOT / "scripts/pretrain_reader.py", *SMALL, "steps=5"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    asked = [sys.executable, ROOT / "scripts/pretrain_reader.py", *SMALL, "steps=5"]
+    done = subprocess.run(asked, check=False, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0 and "reader: step 5 of 5" in done.stdout, done.stderr[-3000:]
 
 
-def perfusion(world, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "perfusion", *overrides]
-    return subprocess.run(command, cwd=folder, env=world, capture_output=True, text=True)
-
-
 def train(world, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    return perfusion(world, folder, "train", f"hydra.run.dir={folder}", *QUICK, *overrides)
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = command("train", f"hydra.run.dir={folder}", *QUICK, *overrides)
+    return subprocess.run(asked, check=False, cwd=folder, env=world, capture_output=True, text=True)
+
+
+@pytest.fixture
+def here(world, monkeypatch, tmp_path, capfd):
+    """The same in this process, without the seconds that a new one takes to start: here(*overrides) after "train"."""
+    from perfusion.cli import main
+
+    monkeypatch.setattr(perfusion_config, "ASSETS", Path(world["PERFUSION_ASSETS"]))
+    monkeypatch.setenv("PERFUSION_CACHE", world["PERFUSION_CACHE"])
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*overrides: str, app: str = "train") -> subprocess.CompletedProcess:
+        code = 0
+        capfd.readouterr()
+        try:
+            main([app, "hydra.run.dir=run", *(QUICK if app == "train" else []), *overrides])
+        except SystemExit as stop:
+            code = stop.code
+        return subprocess.CompletedProcess(overrides, code, *capfd.readouterr())
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +95,12 @@ def trained(world, tmp_path_factory):
     return folder
 
 
-def test_early_steps_are_drawn_but_not_kept(world, tmp_path):
-    done = train(world, tmp_path, "selection.every=1", "selection.start=3", "selection.patience=1", "picture=false")
+def test_early_steps_are_drawn_but_not_kept(here):
+    done = here("selection.every=1", "selection.start=3", "selection.patience=1", "picture=false")
     assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "result.json").read_text())
+    result = json.loads(Path("run/result.json").read_text())
     assert [s["step"] for s in result["selection"]] == [1, 2, 3, 4] and result["kept_step"] in (3, 4)
-    assert not (tmp_path / "picture.png").exists()
+    assert not Path("run/picture.png").exists()
 
 
 def test_run_leaves_everything(trained):
@@ -109,26 +129,18 @@ def test_resumed_equals_uninterrupted(world, trained, tmp_path):
         assert torch.equal(value, resumed["state_dict"][name]), name
 
 
-def test_trained_keys_are_saved(world, tmp_path):
-    done = train(world, tmp_path, "lock=trained", "max_steps=2")
+def test_trained_keys_are_saved(here):
+    done = here("lock=trained", "max_steps=2")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert Concept.load(tmp_path / "concept.safetensors").o_star_k.keys()
+    assert Concept.load("run/concept.safetensors").o_star_k.keys()
 
 
-def test_generate_draws_with_a_concept(world, trained, tmp_path):
-    done = perfusion(
-        world,
-        tmp_path,
-        "generate",
-        f"concepts={{teddy*: {trained / 'concept.safetensors'}}}",
-        "model.steps=2",
-        'prompts=["a teddy* on a beach","a cat"]',
-        "images=2",
-        f"hydra.run.dir={tmp_path}",
-    )
+def test_generate_draws_with_a_concept(here, trained):
+    concepts, prompts = f"concepts={{teddy*: {trained / 'concept.safetensors'}}}", 'prompts=["a teddy* on a beach","a cat"]'
+    done = here(concepts, "model.steps=2", prompts, "images=2", app="generate")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "holds none of" in done.stdout  # the second prompt has no trigger word: a warning
-    assert (tmp_path / "001-01.png").exists() and (tmp_path / "picture.png").exists()
+    assert Path("run/001-01.png").exists() and Path("run/picture.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -146,37 +158,32 @@ def test_generate_draws_with_a_concept(world, trained, tmp_path):
         (["resume=gone.ckpt"], "resume=gone.ckpt does not exist"),
     ],
 )
-def test_mistakes_are_one_sentence(world, tmp_path, overrides, sentence):
-    done = train(world, tmp_path, *overrides)
+def test_mistakes_are_one_sentence(here, overrides, sentence):
+    done = here(*overrides)
     assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr, done.stderr[-2000:]
-    assert not (tmp_path / "concept.safetensors").exists()
+    assert not Path("run/concept.safetensors").exists()
 
 
-def test_pictures_are_checked(world, tmp_path):
+def test_pictures_are_checked(here):
     from PIL import Image
 
-    photos = tmp_path / "photos"
+    photos = Path("photos")
     photos.mkdir()
     mine = ["concept=custom", f"concept.images={photos}", "concept.super_category=teddy"]
-    assert "has no pictures" in train(world, tmp_path / "a", *mine).stderr
+    assert "has no pictures" in here(*mine).stderr
     (photos / "broken.png").write_bytes(b"not a picture")
-    done = train(world, tmp_path / "b", *mine)
+    done = here(*mine)
     assert done.returncode == 2 and "broken.png" in done.stderr
     Image.new("RGB", (64, 64)).save(photos / "broken.png")
     Image.new("L", (32, 64), 255).save(photos / "broken.mask.png")
-    assert "32 x 64" in train(world, tmp_path / "c", *mine).stderr
+    assert "32 x 64" in here(*mine).stderr
     Image.new("L", (64, 64)).save(photos / "broken.mask.png")
-    done = train(world, tmp_path / "d", *mine)
+    done = here(*mine)
     assert done.returncode == 2 and "all zero" in done.stderr
 
 
-def test_measure_writes_its_numbers(world, tmp_path):
-    overrides = ["prompts=50", "model.steps=2", "results=out.json", "sheet=sheet.png", "hydra.run.dir=outputs"]
-    done = perfusion(world, tmp_path, "measure", *overrides)
+def test_measure_writes_its_numbers(here):
+    done = here("prompts=50", "model.steps=2", "results=out.json", "sheet=sheet.png", app="measure")
     assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads((tmp_path / "out.json").read_text())
-    assert (
-        0 <= result["drawn"]["place"] <= 1
-        and result["attention_in_mask_lift"] > 0
-        and (tmp_path / "sheet.png").exists()
-    )
+    result = json.loads(Path("out.json").read_text())
+    assert 0 <= result["drawn"]["place"] <= 1 and result["attention_in_mask_lift"] > 0 and Path("sheet.png").exists()

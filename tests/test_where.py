@@ -1,6 +1,7 @@
 """Attention maps by word: the hook changes nothing, the maps are probabilities, the share is what it says."""
 
 import numpy as np
+import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
@@ -43,7 +44,8 @@ def test_unet_with_the_hook_is_the_unet(pipe):
     assert recorded.maps.shape == (2, 16, 8, 8) and (recorded.maps >= 0).all()
 
 
-def test_maps_are_the_mean_softmax_of_heads_and_layers(pipe):
+@pytest.mark.parametrize("height, width", [(8, 8), (8, 16), (16, 8)])
+def test_maps_are_the_mean_softmax_of_heads_and_layers(pipe, height, width):
     """Against every layer's own softmax, computed from its query and key."""
     seen, hooks = [], []
     for layer in cross_attentions(pipe.unet).values():
@@ -53,12 +55,12 @@ def test_maps_are_the_mean_softmax_of_heads_and_layers(pipe):
             q, k = (t.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for t in (attn.to_q(x), attn.to_k(e)))
             p = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1).mean(1)  # [B, pixels, T]
             assert torch.allclose(p.sum(-1), torch.ones(p.shape[:2]), atol=1e-5)
-            side = int(p.shape[1] ** 0.5)
-            seen.append(interpolate(p.mT.unflatten(-1, (side, side)), size=(8, 8), mode="bilinear") * (side / 8) ** 2)
+            h, w = (round(n * (p.shape[1] / height / width) ** 0.5) for n in (height, width))
+            seen.append(interpolate(p.mT.unflatten(-1, (h, w)), size=(8, 8), mode="bilinear") * (h * w / 64))
 
         hooks.append(layer.register_forward_pre_hook(keep, with_kwargs=True))
     with torch.no_grad(), attention_maps(pipe.unet, 8) as recorded:
-        pipe.unet(torch.randn(2, 4, 8, 8), 5, torch.randn(2, 16, 32))
+        pipe.unet(torch.randn(2, 4, height, width), 5, torch.randn(2, 16, 32))
     [h.remove() for h in hooks]
     assert len(seen) > 1 and torch.allclose(recorded.maps, torch.stack(seen).mean(0), atol=1e-5)
 

@@ -11,6 +11,7 @@ from torch import nn
 from perfusion.emojiland.scenes import Facts
 from perfusion.emojiland.sprites import drawings
 from perfusion.emojiland.vocabulary import ACCESSORIES, ARTS, CLASSES, COLORS, PLACES
+from perfusion.errors import UserError
 
 # Every head's labels; None is a label where a scene may lack the fact. `object` and `drawing` may hold two at a time.
 HEADS: dict[str, tuple] = {
@@ -55,9 +56,7 @@ class Reader(nn.Module):
     def load(cls, folder: Path) -> "Reader":
         config = json.loads((folder / "config.json").read_text())
         if json.loads(json.dumps(HEADS)) != config["heads"]:
-            raise ValueError(
-                f"the reader in {folder} was trained on other labels than this Emojiland's; train it again"
-            )
+            raise UserError(f"the reader in {folder} was trained on other labels than this Emojiland's; train it again.")
         reader = cls(config["width"])
         weights = load_file(folder / "reader.safetensors")
         reader.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})

@@ -3,9 +3,7 @@
 Writes results/ablations/NAME.json, NAME.csv (a row an arm x concept x seed x operating point), NAME.png and NAME.pdf.
 """
 
-import json
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.evaluate import DEFINITIONS
-from perfusion.evaluation.figure import cells, front_figure
+from perfusion.evaluation.figure import CROWDED, cells, front_figure
 from perfusion.evaluation.fronts import (
     Bootstrap,
     all_hold,
-    check_front,
     holds,
     hypervolume,
     interval,
@@ -27,9 +24,14 @@ from perfusion.evaluation.fronts import (
     pareto,
     sign_flip,
 )
+from perfusion.evaluation.jobs import Arm, arm_of, failures, read_jobs, shared_settings
 from perfusion.evaluation.results import mean, read_result, write_csv, write_result
 
 OTHERS = {
+    "sign_flip_p": "two-sided p of a sign-flip test on the concepts' own differences, each of its own fronts (their mean: "
+    "mean_over_concepts; the difference beside it is of the fronts of all concepts together, which its interval is about)",
+    "concepts_better": "how many of the concepts' own differences are above 0",
+    "defined": "share of the bootstrap's draws in which the measure exists; the interval is None below .95",
     "at_equal_beta": "every score's paired difference, better less worse, at each bias that both arms have, and its interval",
     "median_seconds": "a job's, which trains unless another job has, and evaluates; and its training's own",
 }
@@ -40,82 +42,12 @@ MEASURES = {
 }
 
 
-@dataclass
-class Arm:
-    """One condition's scores on units (concept x training seed) that every arm has. scores: {name: [U, points, P, K]}."""
-
-    points: list[dict]
-    scores: dict[str, np.ndarray]
-    folders: list[Path]
-
-
-def read_jobs(folder: Path) -> dict[str, dict[tuple[str, int], tuple[Path, dict]]]:
-    """{arm: {(concept, seed): (job folder, result)}}. Raises UserError where there are none, or of two base models."""
-    jobs = defaultdict(dict)
-    for path in sorted(folder.glob("*/result.json")):
-        result = read_result(path)
-        about, other = result["job"], jobs[result["job"]["arm"]].get((result["job"]["concept"], result["job"]["seed"]))
-        if other:
-            raise UserError(
-                f"{path.parent} and {other[0]} are both {about['arm']} of {about['concept']}, seed {about['seed']}, with "
-                "different settings; remove the folder of the settings that are not meant."
-            )
-        jobs[about["arm"]][about["concept"], about["seed"]] = (path.parent, result)
-    if not jobs:
-        raise UserError(
-            f"{folder} has no result of a job; run perfusion train -m +experiment={folder.name} first, from this folder."
-        )
-    hashes = {result["trained"]["base_hash"] for found in jobs.values() for _, result in found.values()}
-    if len(hashes) > 1:
-        raise UserError(
-            f"{folder} holds jobs of {len(hashes)} base models ({', '.join(sorted(hashes))}); remove those of the old one."
-        )
-    return dict(jobs)
-
-
-def failures(folder: Path, jobs: dict) -> list[dict]:
-    """What error.txt says of jobs (arm, concept, seed) that have no result under any settings."""
-    found = [json.loads(p.read_text().splitlines()[0]) for p in sorted(folder.glob("*/error.txt"))]
-    return [f for f in found if (f["concept"], f["seed"]) not in jobs.get(f["arm"], {})]
-
-
-def arm_of(name: str, jobs: list[tuple[Path, dict]]) -> Arm:
-    """The jobs of one arm as arrays. Raises UserError where points differ, or a front has one point."""
-    points, prompts = jobs[0][1]["points"], jobs[0][1]["prompts"]
-    check_front(name, len(points))
-    scores = defaultdict(list)
-    for folder, result in jobs:
-        if result["points"] != points:
-            raise UserError(f"{folder} was evaluated at other points than {jobs[0][0]}; remove the older one.")
-        shape, rows = (len(prompts), -1, len(points)), result["rows"]
-        for column in rows.keys() - {"point", "prompt", "k"}:
-            values = np.array([np.nan if v is None else v for v in rows[column]], float).reshape(shape)
-            scores[column].append(values.transpose(2, 0, 1))
-    return Arm(points, {c: np.stack(v) for c, v in scores.items()}, [folder for folder, _ in jobs])
-
-
-def check_alike(jobs: dict) -> int:
-    """How many prompts every job has. Raises UserError where two had other prompts, noises or scorers: they are no pair."""
-    (first, about), *others = [found for of_arm in jobs.values() for found in of_arm.values()]
-    how = lambda r: {
-        "prompts": r["prompts"],
-        "seed": r["config"]["evaluation"]["seed"],
-        "seeds": r["config"]["evaluation"]["seeds"],
-        "scorers": r["scorers"],
-    }
-    for folder, result in others:
-        differ = [name for name, value in how(result).items() if value != how(about)[name]]
-        if differ:
-            raise UserError(
-                f"{folder} was evaluated with other {', '.join(differ)} than {first}, so their pictures are no pairs; "
-                "remove the folders of the settings that are not meant, and run the sweep again."
-            )
-    return len(about["prompts"])
-
-
 def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict, dict[str, Arm]]:
     """Points, fronts, intervals and claims of an experiment. jobs: of `read_jobs`."""
-    prompts = check_alike(jobs)
+    set_by = OmegaConf.to_container(cfg.arms, resolve=True)
+    settings = shared_settings(jobs, set_by)
+    first = next(iter(next(iter(jobs.values())).values()))[1]
+    prompts = len(first["prompts"])
     units = sorted(set.intersection(*(set(found) for found in jobs.values())))
     if not units:
         raise UserError(f"no concept and seed has a result in every arm of {cfg.name}; finish the sweep first.")
@@ -135,7 +67,7 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
             row |= {f"{c}_interval": interval(d[:, i]) for c, d in sorted(by_column.items()) if c in row}
             rows.append(row | {"pareto": bool(best[i])})
         described[name] = {
-            "points": rows, "hypervolume": mean([area[0]]), "hypervolume_interval": interval(area), "left_out": left_out[name],
+            "settings": set_by.get(name) or {}, "points": rows, "hypervolume": mean([area[0]]), "hypervolume_interval": interval(area), "left_out": left_out[name],
         }  # fmt: skip
     paired = [
         _compared(c, arms, fronts, units, cfg) | {"at_equal_beta": _at_equal_beta(c, arms, drawn)} for c in comparisons
@@ -151,6 +83,9 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
         "reference": list(cfg.reference),
         "bootstrap": {"draws": cfg.draws, "seed": cfg.seed, "level": 0.95, "resampled": "concepts, seeds, prompts"},
         "definitions": DEFINITIONS | MEASURES | OTHERS | {"ordering_holds": " ".join(holds.__doc__.split())},
+        "prompts": first["prompts"],
+        "scorers": first["scorers"],
+        "config": settings,
     }
     return result, arms
 
@@ -190,6 +125,8 @@ def _compared(claim: dict, arms: dict[str, Arm], fronts: dict, units: list, cfg:
         "difference": None if np.isnan(draws[measure][0]) else mean([draws[measure][0]]),
         "interval": bounds,
         "holds": holds(bounds),
+        "defined": mean([(~np.isnan(draws[measure])).mean()]),
+        "mean_over_concepts": mean([known.mean()]) if len(known) else None,
         "sign_flip_p": round(sign_flip(known), 5) if len(known) else None,
         "concepts_better": f"{int((known > 0).sum())} of {len(known)}",
         "also": {m: {"difference": None if np.isnan(d[0]) else mean([d[0]]), "interval": interval(d)}
@@ -200,7 +137,8 @@ def _compared(claim: dict, arms: dict[str, Arm], fronts: dict, units: list, cfg:
 def _at_equal_beta(claim: dict, arms: dict[str, Arm], drawn: dict) -> list[dict]:
     """Every score's paired difference, better less worse, at each bias that both arms have once: [difference, low, high]."""
     a, b = claim["better"], claim["worse"]
-    at = {name: {p["beta"]: i for i, p in enumerate(arms[name].points)} for name in (a, b)}
+    betas = {name: [p["beta"] for p in arms[name].points] for name in (a, b)}
+    at = {name: {v: i for i, v in enumerate(found) if found.count(v) == 1} for name, found in betas.items()}
     found = []
     for beta in sorted(at[a].keys() & at[b].keys()):
         row = {"beta": beta}
@@ -240,9 +178,20 @@ def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
         pictures,
         path,
         f"{result['experiment']}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds",
-        "lines through a point: 95 % intervals; filled: on its arm's Pareto front"
+        ("lines through a point: 95 % intervals; " if len(arms) <= CROWDED else "")
+        + "filled: on its arm's Pareto front"
         + (f'; below: "{prompt}"' if prompt else ""),
     )
+
+
+def check_larger(path: Path, units: int) -> None:
+    """Raises UserError where `path` holds a result of more concepts and seeds, which a smaller sweep would write over."""
+    before = read_result(path)["units"] if path.exists() else 0
+    if before > units:
+        raise UserError(
+            f"{path} joins {before} concepts x seeds, these jobs are {units}; give another folder, as in "
+            f"results=outputs/ablations, or remove it."
+        )
 
 
 def run(cfg: DictConfig) -> dict:
@@ -253,19 +202,21 @@ def run(cfg: DictConfig) -> dict:
     jobs = {arm: found[arm] for arm in cfg.arms if arm in found} | found  # in the experiment's order
     result, arms = collect(jobs, OmegaConf.to_container(cfg.comparisons), cfg)
     result["failed"] = failures(Path(cfg.multirun) / cfg.name, jobs)
-    some = next(iter(next(iter(jobs.values())).values()))[1]
-    result |= {"prompts": some["prompts"], "config": some["config"], "scorers": some["scorers"]}
-    result |= {"surroundings": some["surroundings"], "trained": {"base_hash": some["trained"]["base_hash"]}}
-    result["seconds"] = round(sum(r["job_seconds"] for found in jobs.values() for _, r in found.values()), 1)
-    for arm, done in jobs.items():
+    done = [r for found in jobs.values() for _, r in found.values()]
+    result["trained"] = {"base_hash": done[0]["trained"]["base_hash"]}
+    result["commits"] = dict(Counter(r["surroundings"]["commit"] for r in done).most_common())
+    result["surroundings"] = {k: v for k, v in done[-1]["surroundings"].items() if k not in ("commit", "peak_mib")}
+    result["seconds"] = round(sum(r["job_seconds"] for r in done), 1)
+    for arm, of_arm in jobs.items():
         seconds = {
-            "job": [r["job_seconds"] for _, r in done.values()],
-            "training": [r["training"]["train_seconds"] for _, r in done.values()],
+            "job": [r["job_seconds"] for _, r in of_arm.values()],
+            "training": [r["training"]["train_seconds"] for _, r in of_arm.values()],
         }
         result["arms"][arm]["median_seconds"] = {
             what: mean([float(np.median(values))]) for what, values in seconds.items()
         }
     folder = Path(cfg.results)
+    check_larger(folder / f"{cfg.name}.json", result["units"])
     write_csv(folder / f"{cfg.name}.csv", table(jobs))
     draw_figure(result, arms, folder / f"{cfg.name}.png")
     write_result(folder / f"{cfg.name}.json", result)
@@ -284,8 +235,8 @@ def report(result: dict) -> str:
     for p in result["paired"]:
         lines.append(
             f"  {p['better']} > {p['worse']} ({p['claim']}): {p['measure']} difference {p['difference']} "
-            f"{p['interval']}, p {p['sign_flip_p']}, {p['concepts_better']} concepts: {str(p['holds']).lower()}"
+            f"{p['interval']}, {p['concepts_better']} concepts (sign-flip p {p['sign_flip_p']}): {str(p['holds']).lower()}"
         )
     lines.append(f"  ordering holds: {str(result['ordering_holds']).lower()}")
-    lines += [f"  {m}: {d}." for m, d in MEASURES.items()]
+    lines += [f"  {m}: {result['definitions'][m]}." for m in (*MEASURES, "concepts_better", "sign_flip_p")]
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from perfusion.concept import Concept
-from perfusion.config import concept_of
+from perfusion.config import check_counts, concept_of
 from perfusion.data import real_pictures
 from perfusion.draw import draw
 from perfusion.emojiland.pretraining import pixels
@@ -35,7 +35,7 @@ DEFINITIONS = {
     "text_deleted": "as text, the concept's word deleted from the prompt instead",
     "image": "raw cosine of the CLIP embeddings of a drawn picture and a real one, mean over all real pictures of the "
     "concept (so that the mean over pictures is that over all pairs); higher is better",
-    "dino": "as image, with the embeddings of the timm model that evaluation.dino names",
+    "dino": "as image, with the embeddings of the scorer that evaluation.dino names",
     "facts": "share of the facts that the prompt names (place, color, accessory, second object, art) which Emojiland's "
     "reader finds in the drawn picture; higher is better",
     "drawing": "1 where Emojiland's reader takes the drawn object for the concept's very drawing out of all drawings, "
@@ -56,8 +56,8 @@ def points_of(cfg: DictConfig) -> list[dict]:
     return [{"lock": k, "tau": t, "beta": b} for k, t, b in itertools.product(cfg.lock, cfg.tau, cfg.beta)]
 
 
-def check_evaluation(cfg: DictConfig, model: DictConfig) -> list[Prompt]:
-    """The prompts. Raises UserError, before any weights load, for an evaluation that cannot work."""
+def check_evaluation(cfg: DictConfig, model: DictConfig, lock: str) -> list[Prompt]:
+    """The prompts. lock: the concept's. Raises UserError, before any weights load, for an evaluation that cannot work."""
     prompts = read_prompts(cfg.prompts, cfg.split)
     for name in ("beta", "tau", "lock"):
         if not OmegaConf.is_list(cfg[name]) or not cfg[name]:
@@ -69,8 +69,12 @@ def check_evaluation(cfg: DictConfig, model: DictConfig) -> list[Prompt]:
                 raise UserError(
                     f"evaluation.{name} holds {value}; allowed are {'positive numbers and null' if optional else 'numbers'}."
                 )
-    if cfg.seeds < 1 or cfg.batch_size < 1:
-        raise UserError(f"evaluation.seeds={cfg.seeds}, batch_size={cfg.batch_size}: both must be at least 1.")
+    for value in cfg.lock:
+        if value not in (None, "global", lock):
+            raise UserError(f"evaluation.lock holds {value}; allowed are global, the concept's own {lock}, and null for that.")
+    check_counts(cfg, "seeds", "batch_size", prefix="evaluation.")
+    if type(cfg.seed) is not int or cfg.seed < 0:
+        raise UserError(f"evaluation.seed={cfg.seed} does not work; a whole number of at least 0 is allowed.")
     if cfg.dino:
         check_scorer(cfg.dino)
     if cfg.reader and any(p.facts for p in prompts):
@@ -79,11 +83,12 @@ def check_evaluation(cfg: DictConfig, model: DictConfig) -> list[Prompt]:
                 f"evaluation.reader={cfg.reader} reads pictures of {SIDE} pixels, the model draws {model.resolution}; "
                 "set evaluation.reader=null."
             )
-        if not (Path(cfg.reader) / "config.json").exists():
-            raise UserError(
-                f"evaluation.reader={cfg.reader} has no config.json; set evaluation.reader=null, or make Emojiland's "
-                "models with `make emojiland`."
-            )
+        for file in ("config.json", "reader.safetensors"):
+            if not (Path(cfg.reader) / file).exists():
+                raise UserError(
+                    f"evaluation.reader={cfg.reader} has no {file}; set evaluation.reader=null, or make Emojiland's "
+                    "models with `make emojiland`."
+                )
     return prompts
 
 
@@ -117,8 +122,9 @@ class Scores:
             facts = [Facts(self.word, self.artist, **self.prompts[i].facts) for i in which]
             readings = read(self.reader, pixels(np.stack([np.asarray(p) for p in pictures])), facts)
             for row, reading, i in zip(rows, readings, which):
-                said = {f"read_{name}": getattr(reading, name) for name in READ}
-                row["facts"] = mean([said[f"read_{name}"] for name in self.prompts[i].facts])
+                asked = self.prompts[i].facts
+                said = {f"read_{name}": getattr(reading, name) if name in ("object", *asked) else None for name in READ}
+                row["facts"] = mean([said[f"read_{name}"] for name in asked])
                 row |= {k: None if v is None else int(v) for k, v in (said | {"drawing": reading.drawing}).items()}
         return rows
 
@@ -226,7 +232,7 @@ def evaluate(
     from perfusion.evaluation.figure import concept_figure, contact_sheet
 
     started = time.perf_counter()
-    prompts, points = check_evaluation(cfg, model), points_of(cfg)
+    prompts, points = check_evaluation(cfg, model, concept.lock), points_of(cfg)
     scores = Scores(prompts, concept.super_category, artist, real, cfg, model.scorer)
     columns, shown = score_points(pipe, concept, scores, cfg, model)
     result = {
@@ -282,7 +288,7 @@ def run(cfg: DictConfig) -> dict:
             "concept.images=FOLDER."
         )
     check_model(cfg.model, ("path", "scorer"))
-    check_evaluation(cfg.evaluation, cfg.model)
+    check_evaluation(cfg.evaluation, cfg.model, concept.lock)
     real = real_pictures(beside.images)
     pipe = load_pipeline(cfg.model, "cuda" if torch.cuda.is_available() else "cpu")
     result = evaluate(pipe, concept, real, beside.get("artist"), cfg.evaluation, cfg.model, folder)

@@ -15,6 +15,7 @@ from perfusion.whole import whole
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
 MARKERS = "osD^vPX*"
+CROWDED = 4  # arms: more have their intervals in the JSON alone
 # Of a text beside its point, in points.
 SIDES = ((7, 4, "left"), (-7, 4, "right"), (5, -9, "left"), (-5, -9, "right"), (9, -3, "left"), (-9, -3, "right"))
 
@@ -47,7 +48,7 @@ def front_figure(
 ) -> None:
     """Image against text similarity, one line an arm; below, each arm's pictures. Written as `path`, and as PDF beside it.
 
-    Markers are filled where a point is on the Pareto front, else hollow.
+    Intervals are thin lines, of up to CROWDED arms. Markers are filled where a point is on the Pareto front, else hollow.
     arms: {label: points with text, image, beta, pareto, optional text_interval and image_interval}, in the order of their
     line; pictures: {label: [(caption, picture), ...]}.
     """
@@ -67,7 +68,7 @@ def front_figure(
             face = color if p["pareto"] else "white"
             axis.plot(p["text"], p["image"], marker, color=color, markerfacecolor=face, markersize=5, zorder=3)
         for p in points:
-            if "text_interval" in p:
+            if "text_interval" in p and len(arms) <= CROWDED:
                 axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.7, alpha=0.5)
                 axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.7, alpha=0.5)
         lines.append((label, list(zip(x, y)), [p["beta"] for p in points], color))

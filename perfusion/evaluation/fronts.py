@@ -95,9 +95,12 @@ class Bootstrap:
 
 
 def interval(draws: np.ndarray, level: float = 0.95) -> list[float | None]:
-    """Percentile interval over the draws [1 + R]; draw 0, the data itself, is left out. [None, None] where undefined."""
+    """Percentile interval over the draws [1 + R]; draw 0, the data itself, is left out.
+
+    [None, None] where the data, or more than `1 - level` of the draws, have no value: it would be about some of them only.
+    """
     known = draws[1:][~np.isnan(draws[1:])]
-    if len(known) < 0.5 * len(draws):
+    if np.isnan(draws[0]) or len(known) < level * len(draws[1:]):
         return [None, None]
     return [round(float(v), 6) for v in np.quantile(known, [(1 - level) / 2, (1 + level) / 2])]
 

@@ -35,7 +35,7 @@ def read_splits(path: str | Path) -> dict[str, list[Prompt]]:
     Emojiland's splits are dev and final, DreamBench's object and live (subjects), CustomConcept101's one is called all.
     Raises UserError for a missing file, one of no known format, and prompts without exactly one place for a word.
     """
-    path = Path(path)
+    path = Path(path or "null")
     if not path.is_file():
         raise UserError(
             f"evaluation.prompts={path} does not exist; give Emojiland's data/prompts/emojiland.yaml, a DreamBench "
@@ -46,14 +46,17 @@ def read_splits(path: str | Path) -> dict[str, list[Prompt]]:
             f"evaluation.prompts={path} lists concepts, as CustomConcept101's dataset.json does; give the file of prompts "
             "that its prompt_filename names, prompts/*.txt."
         )
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"evaluation.prompts={path} is not a text in UTF-8; save it as one.") from error
     if path.suffix in (".yaml", ".yml"):
         splits = _yaml(path, text)
     elif "prompt_list" in text:
         splits = _dreambench(path, text)
     else:
         splits = {"all": [Prompt(line.strip().replace("{0}", "{}")) for line in text.splitlines() if line.strip()]}
-    for name, prompts in splits.items():
+    for name, prompts in (splits or {"dev": []}).items():
         if not prompts:
             raise UserError(f"evaluation.prompts={path} has no prompts in its split {name}; write one a line.")
         for prompt in prompts:
@@ -77,7 +80,7 @@ def _yaml(path: Path, text: str) -> dict[str, list[Prompt]]:
     try:
         content = OmegaConf.to_container(OmegaConf.create(text))
         splits = {
-            name: [Prompt(p["text"], {k: v for k, v in p.items() if k != "text"}) for p in prompts]
+            name: [Prompt(str(p["text"]), {k: str(v) for k, v in p.items() if k != "text"}) for p in prompts]
             for name, prompts in content.items()
         }
     except (YAMLError, AttributeError, TypeError, KeyError, ValueError) as error:

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -56,13 +57,14 @@ def mean(values: list) -> float | None:
 
 def surroundings() -> dict:
     """What a number was made with: versions, commit, machine, peak memory of this process so far in MiB."""
-    root = Path(__file__).parents[2]
-    command = ["git", "-C", root, "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, check=False, capture_output=True, text=True)
+    root, commit = Path(__file__).parents[2], None
+    if shutil.which("git") and (root / ".git").exists():  # not another repository's, around an installed package
+        command = ["git", "-C", root, "describe", "--always", "--dirty"]
+        commit = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip() or None
     return {
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "open_clip_torch")},
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
         "cores": os.cpu_count(),
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
