@@ -65,13 +65,16 @@ def task(cfg):
     if sys.argv[0] == f"perfusion {app}":
         sys.argv[:1] = [PROGRAM, app]  # what Lightning starts its other processes with, under DDP
     sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    try:
-        if "wandb" in (cfg.get("logger") or {}):
-            from perfusion.dashboard import check_login
+    if "wandb" in (cfg.get("logger") or {}):
+        from perfusion.dashboard import check_login
 
+        try:
             check_login(cfg.logger.wandb)
-            of_sweep = Path(HydraConfig.get().sweep.dir).name if sweep else None
-            cfg.logger.wandb.group = cfg.logger.wandb.group or cfg.get("name") or of_sweep
+        except UserError as error:  # of every job of a sweep
+            _refuse(str(error))
+        of_sweep = Path(HydraConfig.get().sweep.dir).name if sweep else None
+        cfg.logger.wandb.group = cfg.logger.wandb.group or cfg.get("name") or of_sweep
+    try:
         return importlib.import_module(APPS[app][0]).run(cfg)
     except UserError as error:
         if sweep:  # the other jobs of a sweep go on

@@ -95,11 +95,6 @@ def _job(cfg: DictConfig, about: dict) -> dict:
     from perfusion.evaluation.results import read_result, write_result
 
     plain, experiment = resolved(cfg), Path(HydraConfig.get().sweep.dir)
-    if plain.trainer.devices not in (1, "1"):
-        raise UserError(
-            f"trainer.devices={plain.trainer.devices} does not work in an experiment; 1 is allowed: run the jobs side by "
-            "side instead, with hydra/launcher=joblib, submitit_slurm or ray."
-        )
     if OmegaConf.is_missing(plain.concept, "images"):
         return _say("left out", about, "concept=custom names no pictures")
     about["concept"] = str(plain.concept.images)  # until its name is known
@@ -107,9 +102,17 @@ def _job(cfg: DictConfig, about: dict) -> dict:
     about["concept"] = concept.name
     if concept.get("split") == "final" and plain.evaluation.split != "final":
         return _say("left out", about, "it is for the committed evaluation (evaluation.split=final)")
+    devices = plain.trainer.devices
+    if devices not in (1, "1") and not (OmegaConf.is_list(devices) and len(devices) == 1):
+        raise UserError(
+            f"trainer.devices={devices} does not work in an experiment; 1, or a list of one, is allowed: run the jobs side "
+            "by side instead, with hydra/launcher=joblib, submitit_slurm or ray."
+        )
     folder = experiment / key(plain, NOT_KEYED)
     if (folder / "result.json").exists():
-        read_result(folder / "result.json")
+        result = read_result(folder / "result.json")
+        if result["job"] != about:  # an arm or a concept that goes by another name now
+            write_result(folder / "result.json", result | {"job": about})
         return _say("done before", about)
     for twin in sorted(experiment.parent.glob(f"*/{folder.name}/result.json")):  # of another experiment
         result = read_result(twin)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -159,16 +160,25 @@ def assets(tmp_path_factory):
 
 
 @pytest.fixture
-def perfusion_here(assets, tmp_path, monkeypatch):
-    """The command line run in this process in an empty folder, on the small Emojiland: perfusion("train", ...)."""
+def perfusion_on(tmp_path, monkeypatch):
+    """perfusion_on(assets, cache)("train", ...) is the command line, run in this process in an empty folder."""
     import sys
 
     import perfusion.config
     from perfusion.cli import main
 
-    monkeypatch.setattr(perfusion.config, "ASSETS", assets)
-    monkeypatch.setenv("PERFUSION_ASSETS", str(assets))
-    monkeypatch.setenv("PERFUSION_CACHE", str(assets / "cache"))
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.chdir(tmp_path)
-    return lambda *overrides: main(list(overrides))
+    def on(assets, cache):
+        monkeypatch.setattr(perfusion.config, "ASSETS", Path(assets))
+        for name, value in {"ASSETS": assets, "CACHE": cache}.items():
+            monkeypatch.setenv(f"PERFUSION_{name}", str(value))
+        monkeypatch.setattr(sys, "argv", sys.argv)
+        monkeypatch.chdir(tmp_path)
+        return lambda *overrides: main(list(overrides))
+
+    return on
+
+
+@pytest.fixture
+def perfusion_here(assets, perfusion_on):
+    """The same on the small Emojiland: perfusion_here("train", ...)."""
+    return perfusion_on(assets, assets / "cache")

@@ -107,13 +107,13 @@ def test_sweeps_are_grouped_and_fronts_shown(perfusion_here, prompts, tmp_path):
 
 
 def test_an_online_run_needs_a_login_before_anything_else(tmp_path):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    env = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_") and k != "NETRC"}
     env |= {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}  # a home without a login
-    asked = command("train", "logger=wandb", "logger.wandb.offline=false")
+    asked = command("train", "-m", "+experiment=key_locking", "logger=wandb", "logger.wandb.offline=false", "max_steps=1")
     done = subprocess.run(
         asked, check=False, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
     )
-    assert done.returncode == 2 and "logger.wandb.offline=false needs a server" in done.stderr, done.stderr
+    assert done.returncode == 2 and "logger.wandb.offline=false needs a login" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
 
 

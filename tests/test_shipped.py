@@ -81,7 +81,9 @@ def test_readme_says_what_the_ablations_found(path):
     assert result["seeds"] == [0, 1, 2] and not any(arm["left_out"] for arm in result["arms"].values())
     concepts, rest = COMMITTED.split(" ", 1)
     makefile = (ROOT / "Makefile").read_text()
-    assert f"CONCEPTS := {concepts.removeprefix('concept=')}\n" in makefile and f"concept=$(CONCEPTS) {rest}" in makefile
+    assert (
+        f"CONCEPTS := {concepts.removeprefix('concept=')}\n" in makefile and f"concept=$(CONCEPTS) {rest}" in makefile
+    )
     number = lambda v: f"{v:+.3f}".replace("+0.000", "0.000").replace("-0.000", "0.000")
     for claim in result["paired"]:
         for found in (claim, *claim["also"].values()):
@@ -99,5 +101,6 @@ def test_readme_says_what_attention_showed():
     found = read_result(ROOT / "results/figures/attention/result.json")["compared"]
     low, high = found["interval"]
     for lock in ("local", "trained"):
-        assert f"{found[lock]['share']:.0%}".replace("%", " %") + f" lies inside the object, {found[lock]['ratio']:.2f} times" in readme
+        share = f"{found[lock]['share']:.0%}".replace("%", " %")
+        assert f"{share} lies inside the object, " in readme and f"{found[lock]['ratio']:.2f} times" in readme
     assert f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]" in readme

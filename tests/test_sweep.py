@@ -63,7 +63,8 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert "global > local" in said and "ordering holds: " in said
     result = read_result("results/ablations/lock_type.json")
     assert result["config"]["max_steps"] == 2 and not [k for k in result["config"] if k.startswith(("concept", "lock"))]
-    assert sum(result["commits"].values()) == 6 and result["arms"]["trained_k"]["settings"] == {"lock": "trained"}
+    assert sum(result["commits"].values()) == 6 and result["arms"]["trained_k"]["settings"]["lock"] == "trained"
+    assert result["arms"]["local"]["settings"] == {"lock": "local", "evaluation.lock": [None], "evaluation.beta": [0.6, 0.9]}
     assert [p["defined"] > 0 for p in result["paired"]] == [True, True]
     assert result["concepts"] == ["cat*", "teddy*"] and result["seeds"] == [0]
     assert result["ordering_holds"] in (True, False, "undecided") and len(result["paired"]) == 2
@@ -93,6 +94,16 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     for job in Path("multirun/lock_type").glob("*/result.aside"):
         job.rename(job.with_suffix(".json"))
 
+    # nor one of other prompts over any; an arm that was renamed since goes by its new name
+    shutil.copytree("multirun/lock_type", "others/lock_type")
+    for path in Path("others/lock_type").glob("*/result.json"):
+        path.write_text(path.read_text().replace('"a {}"', '"the {}"'))
+    assert run(perfusion_here, "collect", "experiment=lock_type", "multirun=others") == 2
+    assert "is of other prompts than these jobs" in capsys.readouterr().err
+    old = json.loads(found[0].read_text())
+    found[0].write_text(json.dumps(old | {"job": old["job"] | {"arm": "before"}}))
+    assert run(perfusion_here, *sweep) == 0 and read_result(found[0])["job"] == old["job"]
+
     # what can go wrong with a folder of results
     some = found[[(j["arm"], j["concept"]) for j in jobs].index(("local", "cat*"))]
     kept = some.read_text()
@@ -109,10 +120,12 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "was made with other prompts than" in capsys.readouterr().err
     result = json.loads(kept)
-    result["config"]["max_steps"] = 9
-    some.write_text(json.dumps(result))
-    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
-    assert "was made with other max_steps than" in capsys.readouterr().err
+    for section, name, value in [("model", "scorer", "ViT-B-32/openai"), ("evaluation", "lock", ["global"])]:
+        kept_value, result["config"][section][name] = result["config"][section][name], value
+        some.write_text(json.dumps(result))
+        assert run(perfusion_here, "collect", "experiment=lock_type") == 2  # and what an arm sets, within it
+        assert f"was made with other {section}.{name} than" in capsys.readouterr().err
+        result["config"][section][name] = kept_value
     result = json.loads(kept)
     result["points"] = result["points"][:1]
     some.write_text(json.dumps(result))

@@ -14,7 +14,6 @@ import torch
 from hydra import compose, initialize_config_dir
 from small import command
 
-from perfusion import config as perfusion_config
 from perfusion.concept import Concept
 
 ROOT = Path(__file__).parents[1]
@@ -66,20 +65,16 @@ def train(world, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture
-def here(world, monkeypatch, tmp_path, capfd):
+def here(world, perfusion_on, monkeypatch, capfd):
     """The same in this process, without the seconds that a new one takes to start: here(*overrides) after "train"."""
-    from perfusion.cli import main
-
-    monkeypatch.setattr(perfusion_config, "ASSETS", Path(world["PERFUSION_ASSETS"]))
-    monkeypatch.setenv("PERFUSION_CACHE", world["PERFUSION_CACHE"])
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    monkeypatch.chdir(tmp_path)
+    main = perfusion_on(world["PERFUSION_ASSETS"], world["PERFUSION_CACHE"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", world["CUDA_VISIBLE_DEVICES"])
 
     def run(*overrides: str, app: str = "train") -> subprocess.CompletedProcess:
         code = 0
         capfd.readouterr()
         try:
-            main([app, "hydra.run.dir=run", *(QUICK if app == "train" else []), *overrides])
+            main(app, "hydra.run.dir=run", *(QUICK if app == "train" else []), *overrides)
         except SystemExit as stop:
             code = stop.code
         return subprocess.CompletedProcess(overrides, code, *capfd.readouterr())

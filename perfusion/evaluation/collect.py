@@ -24,7 +24,7 @@ from perfusion.evaluation.fronts import (
     pareto,
     sign_flip,
 )
-from perfusion.evaluation.jobs import Arm, arm_of, failures, read_jobs, shared_settings
+from perfusion.evaluation.jobs import Arm, arm_of, failures, read_jobs, settings_of
 from perfusion.evaluation.results import mean, read_result, write_csv, write_result
 
 OTHERS = {
@@ -44,8 +44,7 @@ MEASURES = {
 
 def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict, dict[str, Arm]]:
     """Points, fronts, intervals and claims of an experiment. jobs: of `read_jobs`."""
-    set_by = OmegaConf.to_container(cfg.arms, resolve=True)
-    settings = shared_settings(jobs, set_by)
+    settings, own = settings_of(jobs, OmegaConf.to_container(cfg.arms))
     first = next(iter(next(iter(jobs.values())).values()))[1]
     prompts = len(first["prompts"])
     units = sorted(set.intersection(*(set(found) for found in jobs.values())))
@@ -67,7 +66,7 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
             row |= {f"{c}_interval": interval(d[:, i]) for c, d in sorted(by_column.items()) if c in row}
             rows.append(row | {"pareto": bool(best[i])})
         described[name] = {
-            "settings": set_by.get(name) or {}, "points": rows, "hypervolume": mean([area[0]]), "hypervolume_interval": interval(area), "left_out": left_out[name],
+            "settings": own[name], "points": rows, "hypervolume": mean([area[0]]), "hypervolume_interval": interval(area), "left_out": left_out[name],
         }  # fmt: skip
     paired = [
         _compared(c, arms, fronts, units, cfg) | {"at_equal_beta": _at_equal_beta(c, arms, drawn)} for c in comparisons
@@ -184,14 +183,20 @@ def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
     )
 
 
-def check_larger(path: Path, units: int) -> None:
-    """Raises UserError where `path` holds a result of more concepts and seeds, which a smaller sweep would write over."""
-    before = read_result(path)["units"] if path.exists() else 0
-    if before > units:
-        raise UserError(
-            f"{path} joins {before} concepts x seeds, these jobs are {units}; give another folder, as in "
-            f"results=outputs/ablations, or remove it."
-        )
+def check_kept(path: Path, result: dict) -> None:
+    """Raises UserError where `result` would be written over one of more concepts and seeds, or of other settings."""
+    if not path.exists():
+        return
+    way_out = f"give another folder, as in results=outputs/ablations, or move {path} away."
+    try:
+        before = read_result(path)
+    except UserError as error:
+        raise UserError(f"{path} cannot be read, so it is not written over; {way_out}") from error
+    if before.get("units", 0) > result["units"]:
+        raise UserError(f"{path} joins {before['units']} concepts x seeds, these jobs are {result['units']}; {way_out}")
+    differ = [k for k in ("prompts", "config") if before.get(k) != result[k]]
+    if differ:
+        raise UserError(f"{path} is of other {' and '.join(differ)} than these jobs; {way_out}")
 
 
 def run(cfg: DictConfig) -> dict:
@@ -216,7 +221,7 @@ def run(cfg: DictConfig) -> dict:
             what: mean([float(np.median(values))]) for what, values in seconds.items()
         }
     folder = Path(cfg.results)
-    check_larger(folder / f"{cfg.name}.json", result["units"])
+    check_kept(folder / f"{cfg.name}.json", result)
     write_csv(folder / f"{cfg.name}.csv", table(jobs))
     draw_figure(result, arms, folder / f"{cfg.name}.png")
     write_result(folder / f"{cfg.name}.json", result)

@@ -100,7 +100,7 @@ def interval(draws: np.ndarray, level: float = 0.95) -> list[float | None]:
     [None, None] where the data, or more than `1 - level` of the draws, have no value: it would be about some of them only.
     """
     known = draws[1:][~np.isnan(draws[1:])]
-    if np.isnan(draws[0]) or len(known) < level * len(draws[1:]):
+    if np.isnan(draws[0]) or len(known) < max(1, level * len(draws[1:])):
         return [None, None]
     return [round(float(v), 6) for v in np.quantile(known, [(1 - level) / 2, (1 + level) / 2])]
 

@@ -12,6 +12,9 @@ from perfusion.evaluation.fronts import check_front
 from perfusion.evaluation.results import read_result
 from perfusion.sweep import NOT_KEYED
 
+# What no number depends on, beside NOT_KEYED.
+NOT_COMPARED = ("trainer.enable_progress_bar", "evaluation.batch_size", "evaluation.drift", "model.draw_batch")
+
 
 @dataclass
 class Arm:
@@ -67,31 +70,37 @@ def arm_of(name: str, jobs: list[tuple[Path, dict]]) -> Arm:
     return Arm(points, {c: np.stack(v) for c, v in scores.items()}, [folder for folder, _ in jobs])
 
 
-def shared_settings(jobs: dict, arms: dict) -> dict:
-    """{key: value} of the settings that every job has alike; concept, seed and what the arms set are left out.
+def settings_of(jobs: dict, arms: dict) -> tuple[dict, dict[str, dict]]:
+    """The settings {key: value} that all jobs have alike, and those that each arm has of its own.
 
-    Raises UserError where two jobs differ in them, in prompts or in scorers: they are no pair.
+    arms: {arm: what its file sets}. Within an arm all must agree; between arms, all but what any arm sets. Of concepts,
+    seeds and NOT_COMPARED nothing is asked. Raises UserError where two jobs differ, or had other prompts: they are no pair.
     """
-    own = [
-        "concept",
-        "seed",
-        *NOT_KEYED,
-        "trainer.enable_progress_bar",
-        *(k for arm in arms.values() for k in flat(arm or {})),
-    ]
-    mine = lambda key: not any(key == o or key.startswith(f"{o}.") for o in own)
-    how = lambda r: {k: v for k, v in flat(r["config"]).items() if mine(k)} | {k: r[k] for k in ("prompts", "scorers")}
-    (first, about), *others = [found for of_arm in jobs.values() for found in of_arm.values()]
-    expected = how(about)
-    for folder, result in others:
-        found = how(result)
-        differ = [k for k in {**expected, **found} if _named(found.get(k)) != _named(expected.get(k))]
-        if differ:
-            raise UserError(
-                f"{folder} was made with other {', '.join(differ)} than {first}, so their pictures are no pairs; "
-                "remove the folders of the settings that are not meant, and run the sweep again."
-            )
-    return {k: v for k, v in expected.items() if k not in ("prompts", "scorers")}
+    left_out = ("concept", "seed", *NOT_KEYED, *NOT_COMPARED)
+    set_by_arms = {key for arm in arms.values() for key in flat(arm or {})}
+    within = lambda key, keys: any(key == k or key.startswith(f"{k}.") for k in keys)
+    how = lambda r: {k: v for k, v in flat(r["config"]).items() if not within(k, left_out)} | {"prompts": r["prompts"]}
+    shared, own = None, {}
+    for arm, found in jobs.items():
+        (first, result), *others = found.values()
+        mine = how(result)
+        for folder, other in others:
+            _check_alike(first, mine, folder, how(other))
+        own[arm] = {k: v for k, v in mine.items() if within(k, set_by_arms)}
+        rest = {k: v for k, v in mine.items() if k not in own[arm]}
+        if shared:
+            _check_alike(shared[0], shared[1], first, rest)
+        shared = shared or (first, rest)
+    return {k: v for k, v in shared[1].items() if k != "prompts"}, own
+
+
+def _check_alike(first: Path, expected: dict, folder: Path, found: dict) -> None:
+    differ = [k for k in expected | found if _named(found.get(k)) != _named(expected.get(k))]
+    if differ:
+        raise UserError(
+            f"{folder} was made with other {', '.join(differ)} than {first}, so their pictures are no pairs; "
+            "remove the folders of the settings that are not meant, and run the sweep again."
+        )
 
 
 def flat(config: dict, before: str = "") -> dict:
@@ -102,6 +111,4 @@ def flat(config: dict, before: str = "") -> dict:
 
 def _named(value):
     """A path by its name: a sweep may go on in another checkout."""
-    if isinstance(value, dict):
-        return {k: _named(v) for k, v in value.items()}
-    return value.rsplit("/", 1)[-1] if isinstance(value, str) and "/" in value else value
+    return Path(value).name if isinstance(value, str) and value.removeprefix("local-dir:").startswith("/") else value
