@@ -1,32 +1,81 @@
 """The lock types: their fronts, and the same prompts and noises under the global lock, the local one, and trained K.
 
 python scripts/figure_locks.py                 # results/ablations/lock_type.json, results/figures/locks/ -> .svg, .png
-python scripts/figure_locks.py --from-scratch  # the pictures anew; the fronts: perfusion train -m +experiment=lock_type
+python scripts/figure_locks.py --from-scratch  # learn ten concepts, unless lock_type has; draw them under each lock;
+                                               # the fronts: perfusion train -m +experiment=lock_type
 """
 
 import matplotlib.pyplot as plt
+import numpy as np
+from tqdm import tqdm
 
 from perfusion import figures
+from perfusion.evaluation.fronts import Bootstrap, holds, interval
 
 ROWS = {"global": ("local", "global", 0.5), "local": ("local", None, 0.75), "trained_k": ("trained", None, 0.75)}
 NAMES = {"global": "global", "local": "local", "trained_k": "trained K"}
-PROMPTS, SEEDS = ("a {} on a beach", "a {} in the snow", "a {} wearing a hat"), (5000, 5001)
+PROMPTS = ("a {} on a beach", "a {} in the snow", "a {} wearing a hat", "a {} next to a car")
+SEEDS = (5000, 5001, 5002, 5003)
+SHOWN, NOISES = 3, 2  # prompts, and noises of each, in the figure
 
 
 def make(overrides: list[str]) -> None:
+    from perfusion.data import real_pictures
     from perfusion.draw import draw as draw_pictures
+    from perfusion.evaluation.dino import open_scorer
+    from perfusion.evaluation.evaluate import embed
     from perfusion.pipeline import load_concepts
 
-    rows = []
-    for training, lock, beta in ROWS.values():
-        concept, pipe, cfg, _ = figures.trained(training, overrides)
-        named = [p.format(concept.trigger) for p in PROMPTS for _ in SEEDS]
-        with load_concepts(pipe, {concept.trigger: concept}).gate(lock=lock, beta=beta):
-            seeds = list(SEEDS) * len(PROMPTS)
-            rows.append(draw_pictures(pipe, named, seeds, cfg.model.steps, cfg.model.guidance, batch_size=len(seeds)))
-    prompts = [p.format(concept.trigger) for p in PROMPTS]
+    rows, numbers = [], {}
+    for row, (training, lock, beta) in ROWS.items():
+        numbers[row] = {}
+        for name in tqdm(figures.CONCEPTS, desc=NAMES[row], unit="concept"):
+            concept, pipe, cfg, beside = figures.trained(training, overrides, name)
+            named, seeds = [p.format(concept.trigger) for p in PROMPTS for _ in SEEDS], list(SEEDS) * len(PROMPTS)
+            with load_concepts(pipe, {concept.trigger: concept}).gate(lock=lock, beta=beta):
+                drawn = draw_pictures(pipe, named, seeds, cfg.model.steps, cfg.model.guidance, batch_size=len(seeds))
+            clip = open_scorer(cfg.model.scorer)
+            e, real = embed(clip, drawn).unflatten(0, (len(PROMPTS), -1)), embed(clip, real_pictures(beside.images))
+            numbers[row][concept.trigger] = {
+                "variability": variability(e),
+                "image": [round(v, 6) for v in (e @ real.T).mean((1, 2)).tolist()],
+            }
+            if name == figures.SHOWN:
+                rows.append([drawn[p * len(SEEDS) + k] for p in range(SHOWN) for k in range(NOISES)])
+                about = figures.about(concept, cfg)
+                prompts = [p.format(concept.trigger) for p in PROMPTS[:SHOWN]]
     betas = {name: beta for name, (*_, beta) in ROWS.items()}
-    figures.keep("locks", figures.about(concept, cfg) | {"prompts": prompts, "seeds": SEEDS, "betas": betas}, rows)
+    measured = {"measured": PROMPTS, "compared": compared(numbers), "numbers": numbers}
+    figures.keep("locks", about | {"prompts": prompts, "seeds": SEEDS, "betas": betas} | measured, rows)
+
+
+def variability(e) -> list[float]:
+    """1 - cosine, mean over pairs of noises, a prompt each. e: embeddings [prompts, noises, D] of unit length."""
+    pairs = np.triu_indices(e.shape[1], 1)
+    return [round(1 - one[pairs].mean().item(), 6) for one in e @ e.mT]
+
+
+def compared(numbers: dict) -> dict:
+    """Means of a lock over concepts and prompts, and paired differences. numbers: {lock: {concept: {score: [a prompt's]}}}."""
+    concepts = list(numbers["global"])
+    boot = Bootstrap(concepts, len(PROMPTS))
+    draws = {
+        (lock, score): boot(np.array([[[v] for v in found[c][score]] for c in concepts]))[:, 0]
+        for lock, found in numbers.items()
+        for score in ("variability", "image")
+    }
+    result = {"definition": "variability: 1 - raw CLIP cosine of two pictures of one prompt from two noises, mean over pairs, "
+              "prompts and concepts, higher is more varied; image: as perfusion evaluate's; 95 % intervals over concepts and "
+              "prompts; holds: by variability"}  # fmt: skip
+    for lock in numbers:
+        result[lock] = {score: round(float(draws[lock, score][0]), 4) for score in ("variability", "image")}
+    for a, b in (("global", "local"), ("local", "trained_k")):
+        claim = result[f"{a} > {b}"] = {}
+        for score in ("variability", "image"):
+            d = draws[a, score] - draws[b, score]
+            claim[score] = [round(float(d[0]), 4), *interval(d)]
+        claim["holds"] = holds(claim["variability"][1:])
+    return result
 
 
 def draw() -> list:
@@ -42,6 +91,10 @@ def draw() -> list:
     axis.set_title("\n".join(said), fontsize=6, loc="left")
     axis.set_xlabel("text similarity (raw CLIP cosine), better to the right", fontsize=6.5)
     axis.set_ylabel("image similarity", fontsize=6.5)
+    varied = ", ".join(f"{NAMES[name]} {result['compared'][name]['variability']:.3f}" for name in ROWS)
+    figure.supxlabel(
+        f"1 - CLIP cosine between noises, {len(result['numbers']['local'])} concepts:\n{varied}", fontsize=6
+    )
     each = columns // len(result["prompts"])
     for y, (name, row) in enumerate(zip(ROWS, rows), 1):
         for x, picture in enumerate(row):

@@ -6,9 +6,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from small import QUICK, SCORE
 from test_train import world  # noqa: F401 (its segmenter)
+
+import perfusion.config
+import perfusion.figures
+from perfusion.evaluation.results import read_result
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,22 +66,38 @@ def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, 
     check("figure_9")
     assert script(monkeypatch, "figure_9", "--quick") == 0
     check("figure_9_quick")
+    monkeypatch.setattr(perfusion.figures, "CONCEPTS", ("cat", "teapot"))
     assert script(monkeypatch, "figure_locks", "--from-scratch", *QUICK) == 0
     check("locks")
+    found = read_result("results/figures/locks/result.json")
+    means = {}
+    for lock, numbers in found["numbers"].items():
+        means[lock] = sum(v for one in numbers.values() for v in one["image"]) / 8  # 2 concepts x 4 prompts
+        assert found["compared"][lock]["image"] == pytest.approx(means[lock], abs=1e-4)
+    difference, low, high = found["compared"]["local > trained_k"]["image"]
+    assert difference == pytest.approx(means["local"] - means["trained_k"], abs=1e-4) and low <= difference <= high
+
+
+def test_variability_of_noises(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from figure_locks import compared, variability
+
+    x, y = torch.eye(2)
+    assert variability(torch.stack([torch.stack([x, x, x]), torch.stack([x, x, y])])) == [0, pytest.approx(2 / 3, abs=1e-6)]
+    of = lambda *values: {c: {"variability": [v] * 4, "image": [0.5] * 4} for c, v in zip("ab", values)}
+    found = compared({"global": of(0.4, 0.5), "local": of(0.3, 0.4), "trained_k": of(0.2, 0.6)})
+    assert found["global > local"]["variability"] == [0.1, 0.1, 0.1] and found["global > local"]["holds"] is True
+    assert found["local > trained_k"]["variability"] == [-0.05, -0.2, 0.1]
+    assert found["local > trained_k"]["holds"] == "undecided"
 
 
 def test_attention_figure(world, monkeypatch, tmp_path, capsys):  # noqa: F811
-    import perfusion.config
-    import perfusion.figures
-
     monkeypatch.setattr(perfusion.config, "ASSETS", Path(world["PERFUSION_ASSETS"]))
     monkeypatch.setenv("PERFUSION_CACHE", world["PERFUSION_CACHE"])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(perfusion.figures, "CONCEPTS", ("cat", "teapot"))
     assert script(monkeypatch, "figure_attention", "--from-scratch", *QUICK) == 0
     check("attention")
-    from perfusion.evaluation.results import read_result
-
     result = read_result("results/figures/attention/result.json")
     shares = result["shares"]
     assert set(shares) == {"local", "trained"} and len(shares["local"]["teapot*"]["rows"]) == 16

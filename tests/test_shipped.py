@@ -104,3 +104,11 @@ def test_readme_says_what_attention_showed():
         share = f"{found[lock]['share']:.0%}".replace("%", " %")
         assert f"{share} lies inside the object, " in readme and f"{found[lock]['ratio']:.2f} times" in readme
     assert f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]" in readme
+
+
+def test_readme_says_how_the_locks_vary():
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    found = read_result(ROOT / "results/figures/locks/result.json")["compared"]
+    for claim in ("global > local", "local > trained_k"):
+        difference, low, high = found[claim]["variability"]
+        assert f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]" in readme and found[claim]["holds"] == "undecided"
