@@ -54,8 +54,8 @@ def compared(numbers: dict) -> dict:
         "interval": interval(difference),
         "holds": holds(interval(difference)),
         "definition": "share of the attention of the concept's word that lies inside the object; area: of the picture that the "
-        "object takes; ratio: share over area, picture by picture (1: a map that looks everywhere alike), mean over concepts and pictures; difference: locked less trained keys, paired; "
-        "95 % intervals over concepts and prompts",
+        "object takes; ratio: share over area, picture by picture (1: a map that looks everywhere alike), mean over concepts "
+        "and pictures; difference: locked less trained keys, paired; 95 % intervals over concepts and prompts",
     }
 
 

@@ -5,6 +5,8 @@ python scripts/figure_locks.py --from-scratch  # learn ten concepts, unless lock
                                                # the fronts: perfusion train -m +experiment=lock_type
 """
 
+from functools import cache
+
 import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
@@ -26,7 +28,7 @@ def make(overrides: list[str]) -> None:
     from perfusion.evaluation.evaluate import embed
     from perfusion.pipeline import load_concepts
 
-    rows, numbers = [], {}
+    rows, numbers, opened = [], {}, cache(open_scorer)
     for row, (training, lock, beta) in ROWS.items():
         numbers[row] = {}
         for name in tqdm(figures.CONCEPTS, desc=NAMES[row], unit="concept"):
@@ -34,7 +36,7 @@ def make(overrides: list[str]) -> None:
             named, seeds = [p.format(concept.trigger) for p in PROMPTS for _ in SEEDS], list(SEEDS) * len(PROMPTS)
             with load_concepts(pipe, {concept.trigger: concept}).gate(lock=lock, beta=beta):
                 drawn = draw_pictures(pipe, named, seeds, cfg.model.steps, cfg.model.guidance, batch_size=len(seeds))
-            clip = open_scorer(cfg.model.scorer)
+            clip = opened(cfg.model.scorer)
             e, real = embed(clip, drawn).unflatten(0, (len(PROMPTS), -1)), embed(clip, real_pictures(beside.images))
             numbers[row][concept.trigger] = {
                 "variability": variability(e),

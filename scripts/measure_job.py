@@ -18,7 +18,7 @@ from perfusion.evaluation.evaluate import Scores
 from perfusion.sweep import resolved, run
 from perfusion.whole import write_json
 
-PARTS = {  # of other parts none is a part
+PARTS = {  # none lies within another
     "unet_forward": (UNet2DConditionModel, "forward"),
     "backward": (torch.Tensor, "backward"),
     "vae_decode": (AutoencoderKL, "decode"),

@@ -3,11 +3,12 @@
 python scripts/measure_loading.py                     # writes results/loading.json
 python scripts/measure_loading.py --tiny --concepts 50 --rounds 2 --results /tmp/loading.json
 
-`file_ms` is Concept.load; `load_ms_first` is load_concepts of one file onto a fresh pipeline, which adds the hash of the base
-model's weights, a tokenizer with one more word and the encoding of the super-category's word (its `of_which_` parts);
-`load_ms` is the same again, the hash and the encoding being remembered then; `load_all_ms` is load_concepts of them all, `encode_ms_all` a prompt's encodings then, beside the stock pipeline's. Resident concepts are
-Concept objects in memory, and their rows in the widened layers; a step is one UNet call on a batch of 2 whose prompt
-holds one of them, in turn with the stock UNet's.
+`file_ms` is Concept.load; `load_ms_first` is load_concepts of one file onto a fresh pipeline, which adds the hash of the
+base model's weights, a tokenizer with one more word and the encoding of the super-category's word (its `of_which_`
+parts); `load_ms` is the same again, the hash and the encoding being remembered then; `load_all_ms` is load_concepts of
+them all, `encode_ms_all` a prompt's encodings then, beside the stock pipeline's. Resident concepts are Concept objects in
+memory, and their rows in the widened layers; a step is one UNet call on a batch of 2 whose prompt holds one of them, in
+turn with the stock UNet's.
 """
 
 import argparse

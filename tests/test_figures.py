@@ -11,7 +11,6 @@ from PIL import Image
 from small import QUICK, SCORE
 from test_train import world  # noqa: F401 (its segmenter)
 
-import perfusion.config
 import perfusion.figures
 from perfusion.evaluation.results import read_result
 
@@ -91,10 +90,8 @@ def test_variability_of_noises(monkeypatch):
     assert found["local > trained_k"]["holds"] == "undecided"
 
 
-def test_attention_figure(world, monkeypatch, tmp_path, capsys):  # noqa: F811
-    monkeypatch.setattr(perfusion.config, "ASSETS", Path(world["PERFUSION_ASSETS"]))
-    monkeypatch.setenv("PERFUSION_CACHE", world["PERFUSION_CACHE"])
-    monkeypatch.chdir(tmp_path)
+def test_attention_figure(world, perfusion_on, monkeypatch, capsys):  # noqa: F811
+    perfusion_on(world["PERFUSION_ASSETS"], world["PERFUSION_CACHE"])
     monkeypatch.setattr(perfusion.figures, "CONCEPTS", ("cat", "teapot"))
     assert script(monkeypatch, "figure_attention", "--from-scratch", *QUICK) == 0
     check("attention")

@@ -56,7 +56,7 @@ def read_splits(path: str | Path) -> dict[str, list[Prompt]]:
         splits = _dreambench(path, text)
     else:
         splits = {"all": [Prompt(line.strip().replace("{0}", "{}")) for line in text.splitlines() if line.strip()]}
-    for name, prompts in (splits or {"dev": []}).items():
+    for name, prompts in splits.items():
         if not prompts:
             raise UserError(f"evaluation.prompts={path} has no prompts in its split {name}; write one a line.")
         for prompt in prompts:
@@ -88,6 +88,8 @@ def _yaml(path: Path, text: str) -> dict[str, list[Prompt]]:
             f"evaluation.prompts={path} is not a prompt file ({' '.join(str(error).split())[:120]}); "
             "write each split as a list of {text: ..., FACT: ...}."
         ) from error
+    if not splits:
+        raise UserError(f"evaluation.prompts={path} has no prompts; write each split as a list of {{text: ..., FACT: ...}}.")
     for prompt in (p for prompts in splits.values() for p in prompts):
         for fact, value in prompt.facts.items():
             if value not in FACTS.get(fact, ()):
