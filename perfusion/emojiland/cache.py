@@ -1,7 +1,6 @@
 """Scenes drawn once, on disk, for every pretraining script: images, masks, captions and facts by index."""
 
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -9,14 +8,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from perfusion.config import home
 from perfusion.emojiland.scenes import SIDE, Facts, scene
 
 CHUNK = 1000  # scenes one worker draws at a time
-
-
-def home() -> Path:
-    """Where scenes and checkpoints live: $PERFUSION_CACHE, or ~/.cache/perfusion."""
-    return Path(os.environ.get("PERFUSION_CACHE", Path.home() / ".cache/perfusion")).expanduser()
 
 
 def _chunk(seed: int, start: int, count: int, held_out: bool):

@@ -1,10 +1,7 @@
 """What the pretraining scripts share: rows drawn from (seed, step), optimiser, checkpoints, resuming, a progress bar."""
 
 import math
-import os
-import shutil
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
@@ -85,13 +82,3 @@ def fit(module: Pretraining, name: str) -> None:
     trainer.fit(module, range(cfg.steps), ckpt_path=last if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
     print(f"{name}: step {trainer.global_step} of {cfg.steps}, checkpoint {last}")
-
-
-def replace_folder(finished: Path, target: Path) -> None:
-    """Put a folder written under another name where `target` is; never half of it."""
-    old = target.with_name(target.name + ".old")
-    if target.exists():
-        os.rename(target, old)
-    os.rename(finished, target)
-    shutil.rmtree(old, ignore_errors=True)
-    print(f"written: {target}")
