@@ -1,6 +1,8 @@
 """Rooms import themselves, the top-level modules and the rooms before them; each has its own business."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,15 @@ def test_few_modules_lie_flat():
 def test_tests_import_no_test():
     for path in Path(__file__).parent.rglob("*.py"):
         assert not [name for name in imported(path) if name.startswith("test_")], path
+
+
+def test_the_method_needs_the_core_dependencies_alone():
+    modules = [f"perfusion.method.{p.stem}" for p in (PACKAGE / "method").glob("[a-z]*.py")]
+    extra = {"hydra", "omegaconf", "pytorch_lightning", "open_clip", "matplotlib", "torchmetrics", "timm"}
+    code = f"import sys, {', '.join(modules)}; print(*sorted({extra} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "\n"
+
+
+def test_the_package_and_a_concept_file_are_quick_to_open():
+    code = "import sys, perfusion.commands.concept_files; print(*sorted({'torch', 'diffusers', 'hydra'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "\n"

@@ -13,7 +13,13 @@ from perfusion.experiments.sweep import NOT_KEYED
 from perfusion.results import read_result
 
 # What no number depends on, beside NOT_KEYED.
-NOT_COMPARED = ("trainer.enable_progress_bar", "evaluation.batch_size", "evaluation.drift", "model.draw_batch")
+NOT_COMPARED = (
+    "trainer.enable_progress_bar",
+    "evaluation.batch_size",
+    "evaluation.drift",
+    "model.draw_batch",
+    "evaluation.reads",
+)
 
 
 @dataclass

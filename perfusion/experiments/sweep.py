@@ -57,6 +57,7 @@ def key(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
         cfg = OmegaConf.merge(cfg, {"concept": dict.fromkeys([*missing, "name"])})
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [k for k in cfg if k not in leave_out]), resolve=True)
     plain.get("trainer", {}).pop("enable_progress_bar", None)
+    plain.get("evaluation", {}).pop("reads", None)  # where a class lies
     text = json.dumps(plain, sort_keys=True).replace(str(ASSETS), "ASSETS").replace(str(ROOT), "ROOT")
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -194,9 +194,9 @@ def check_covariance(
 
 
 @cache  # Emojiland's 100,000 take eight seconds, and every job of a sweep asks for them
-def own_captions(source: str, count: int) -> list[str]:
-    """The first `count` captions of model.captions, the name of a function."""
-    return hydra.utils.get_object(source)(count)
+def own_captions(module: str, count: int) -> list[str]:
+    """The first `count` captions of model.captions, the name of a module."""
+    return hydra.utils.get_object(f"{module}.captions")(count)
 
 
 def covariance(
