@@ -14,6 +14,7 @@ PROMPTS, SEED = ("a {} on a beach", "a {} wearing a hat"), 5000
 
 def make(overrides: list[str]) -> None:
     from perfusion.method.pipeline import load_concepts
+    from perfusion.method.sampling import Sampling
     from perfusion.method.sampling import draw as draw_pictures
 
     concept, pipe, cfg, _ = figures.trained("local", overrides)
@@ -21,8 +22,7 @@ def make(overrides: list[str]) -> None:
     named = [p.format(concept.trigger) for p in PROMPTS]
     for prompt in named:
         with handle.gate(beta=list(BETAS)):
-            drawn = [prompt] * len(BETAS), [SEED] * len(BETAS), cfg.model.steps, cfg.model.guidance
-            rows.append(draw_pictures(pipe, *drawn, batch_size=len(BETAS)))
+            rows.append(draw_pictures(pipe, [prompt] * len(BETAS), [SEED] * len(BETAS), Sampling.of(cfg.model)))
     figures.keep("figure_7", figures.about(concept, cfg) | {"prompts": named, "seed": SEED, "betas": BETAS}, rows)
 
 

@@ -17,7 +17,7 @@ from perfusion.emojiland.scenes import Facts
 from perfusion.emojiland.scenes import draw as draw_scene
 from perfusion.emojiland.sprites import artists_of
 from perfusion.learning.models import load_pipeline
-from perfusion.method.sampling import draw
+from perfusion.method.sampling import Sampling, draw
 from perfusion.plots import grid
 
 NAMES, COUNT = ("teddy", "cat", "teapot", "robot"), 64
@@ -34,7 +34,7 @@ def main() -> None:
         scenes = [draw_scene(Facts(name, a), np.random.default_rng([1, i]))[0] for i, a in enumerate(artists)]
         latents = pipe.vae.encode(pixels(np.stack([np.asarray(s) for s in scenes]))).latent_dist.mean
         decoded = pipe.image_processor.postprocess(pipe.vae.decode(latents).sample)
-        drawn = draw(pipe, [f"a photo of a {name}"] * COUNT, list(range(COUNT)), cfg.steps, cfg.guidance)
+        drawn = draw(pipe, [f"a photo of a {name}"] * COUNT, list(range(COUNT)), Sampling(cfg.steps, cfg.guidance))
         logits = reader(pixels(np.stack([np.asarray(d) for d in drawn])))["drawing"]
         # Among this class's drawings alone, held-out ones too: is it one of those that were seen?
         own = [i for i, (c, _) in enumerate(HEADS["drawing"]) if c == name]

@@ -20,6 +20,7 @@ def make(overrides: list[str]) -> None:
     from perfusion.evaluation.shares import shares
     from perfusion.method.attention import look
     from perfusion.method.pipeline import load_concepts
+    from perfusion.method.sampling import Sampling
     from perfusion.plots import heat_overlay
 
     rows, numbers = [], {"local": {}, "trained": {}}
@@ -28,7 +29,7 @@ def make(overrides: list[str]) -> None:
         for name in tqdm(figures.CONCEPTS, desc=f"lock={lock}", unit="concept"):
             concept, pipe, cfg, _ = figures.trained(lock, overrides, name)
             load_concepts(pipe, {concept.trigger: concept})
-            looked = look(pipe, [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)], seeds, cfg.model)
+            looked = look(pipe, [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)], seeds, Sampling.of(cfg.model))
             found[concept.trigger] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
             if name == figures.SHOWN:
                 shown = next(one for one in looked if one.prompt == PROMPT.format(concept.trigger))

@@ -25,6 +25,7 @@ def make(overrides: list[str]) -> None:
     from perfusion.evaluation.evaluate import embed
     from perfusion.learning.data import real_pictures
     from perfusion.method.pipeline import load_concepts
+    from perfusion.method.sampling import Sampling
     from perfusion.method.sampling import draw as draw_pictures
     from perfusion.scorers import open_scorer
 
@@ -35,7 +36,7 @@ def make(overrides: list[str]) -> None:
             concept, pipe, cfg, beside = figures.trained(training, overrides, name)
             named, seeds = [p.format(concept.trigger) for p in PROMPTS for _ in SEEDS], list(SEEDS) * len(PROMPTS)
             with load_concepts(pipe, {concept.trigger: concept}).gate(lock=lock, beta=beta):
-                drawn = draw_pictures(pipe, named, seeds, cfg.model.steps, cfg.model.guidance, batch_size=len(seeds))
+                drawn = draw_pictures(pipe, named, seeds, Sampling.of(cfg.model))
             clip = opened(cfg.model.scorer)
             e, real = embed(clip, drawn).unflatten(0, (len(PROMPTS), -1)), embed(clip, real_pictures(beside.images))
             numbers[row][concept.trigger] = {

@@ -19,15 +19,13 @@ def make(overrides: list[str]) -> None:
 
     from perfusion.learning.data import real_pictures
     from perfusion.method.pipeline import load_concepts
+    from perfusion.method.sampling import Sampling
     from perfusion.method.sampling import draw as draw_pictures
 
     concept, pipe, cfg, beside = figures.trained("local", overrides)
     side, seeds = cfg.model.resolution, [SEED + i for i in range(len(PROMPTS))]
     photos = [ImageOps.fit(p, (side, side)) for p in real_pictures(beside.images)]
-    settings = seeds, cfg.model.steps, cfg.model.guidance
-    draw_all = lambda word: draw_pictures(
-        pipe, [p.format(word) for p in PROMPTS], *settings, batch_size=cfg.model.draw_batch
-    )
+    draw_all = lambda word: draw_pictures(pipe, [p.format(word) for p in PROMPTS], seeds, Sampling.of(cfg.model))
     base = draw_all(concept.super_category)
     load_concepts(pipe, {concept.trigger: concept})
     rows = [(photos * len(PROMPTS))[: len(PROMPTS)], base, draw_all(concept.trigger)]

@@ -10,7 +10,7 @@ from perfusion.errors import UserError
 from perfusion.learning.models import check_device, check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
 from perfusion.method.pipeline import check_gate, load_concepts
-from perfusion.method.sampling import draw
+from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import add_placeholders
 from perfusion.plots import grid
 
@@ -36,10 +36,7 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
         load_concepts(pipe, concepts).set_gate(beta=cfg.beta, tau=cfg.tau, lock=cfg.lock)
     repeated = [p for p in prompts for _ in range(cfg.images)]
     seeds = [cfg.seed + i for _ in prompts for i in range(cfg.images)]
-    drawn = draw(
-        pipe, repeated, seeds, cfg.model.steps, cfg.model.guidance, cfg.negative_prompt, cfg.model.draw_batch,
-        cfg.model.resolution,
-    )  # fmt: skip
+    drawn = draw(pipe, repeated, seeds, Sampling.of(cfg.model), cfg.negative_prompt)
     paths = [folder / f"{i // cfg.images:03d}-{i % cfg.images:02d}.png" for i in range(len(drawn))]
     for path, picture in zip(paths, drawn):
         picture.save(path)

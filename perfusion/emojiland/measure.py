@@ -19,7 +19,7 @@ from perfusion.emojiland.scenes import Facts, describe, sample_facts, scene
 from perfusion.learning.masks import segment
 from perfusion.learning.models import load_pipeline
 from perfusion.method.attention import attention_maps
-from perfusion.method.sampling import draw
+from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import single_token, tokenize
 from perfusion.scorers import ClipScorer
 
@@ -123,12 +123,12 @@ def measure(cfg: DictConfig) -> dict:
     for start in range(0, len(asked), 50):
         part = [caption for _, caption in asked[start : start + 50]]
         seeds = list(range(start, start + len(part)))
-        drawn += draw(pipe, part, seeds, cfg.model.steps, cfg.model.guidance)
+        drawn += draw(pipe, part, seeds, Sampling(cfg.model.steps, cfg.model.guidance))
         print(f"drawn {len(drawn)} of {len(asked)}", flush=True)
     seconds = (time.perf_counter() - started) / len(drawn)
     readings = read(reader, pixels(np.stack([np.asarray(d) for d in drawn])), [f for f, _ in asked])
     single = time.perf_counter()
-    draw(pipe, [asked[0][1]], [0], 25, cfg.model.guidance)
+    draw(pipe, [asked[0][1]], [0], Sampling(25, cfg.model.guidance))
     result = {
         "drawn": {k: v for k, v in rates(readings).items() if k != "drawing"},
         "prompts": len(asked),

@@ -5,6 +5,7 @@ The gate is per sample, so every operating point (lock, tau, beta) of one concep
 
 import itertools
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -22,7 +23,7 @@ from perfusion.learning.data import real_pictures
 from perfusion.learning.models import check_model, load_pipeline
 from perfusion.method.concept import Concept
 from perfusion.method.pipeline import load_concepts
-from perfusion.method.sampling import draw
+from perfusion.method.sampling import Sampling, draw
 from perfusion.results import mean, surroundings, write_csv, write_result
 from perfusion.scorers import check_scorer, open_scorer
 
@@ -136,7 +137,7 @@ def score_points(
     """Columns (point, prompt, k, every score) with one row a picture, and the first prompts' pictures, a row a prompt."""
     points = points_of(cfg)
     todo = list(itertools.product(range(len(scores.prompts)), range(cfg.seeds), range(len(points))))
-    rows, shown = [], [[] for _ in scores.prompts[:4]]
+    rows, shown, sampling = [], [[] for _ in scores.prompts[:4]], replace(Sampling.of(model), batch=cfg.batch_size)
     handle = load_concepts(pipe, {concept.trigger: concept})
     try:
         for start in tqdm(range(0, len(todo), cfg.batch_size), desc=f"drawing {concept.trigger}", unit="batch"):
@@ -144,9 +145,7 @@ def score_points(
             prompts = [scores.prompts[i].with_word(concept.trigger) for i, _, _ in part]
             seeds = [seed_of(cfg, i, k) for i, k, _ in part]
             with handle.gate(**{name: [points[p][name] for *_, p in part] for name in ("beta", "tau", "lock")}):
-                drawn = draw(
-                    pipe, prompts, seeds, model.steps, model.guidance, batch_size=len(part), resolution=model.resolution
-                )
+                drawn = draw(pipe, prompts, seeds, sampling)
             for (i, k, p), picture, row in zip(part, drawn, scores.of(drawn, [i for i, _, _ in part])):
                 rows.append({"point": p, "prompt": i, "k": k} | row)
                 if k == 0 and i < len(shown):
@@ -165,9 +164,8 @@ def drift(pipe, concept: Concept, scores: Scores, cfg: DictConfig, model: DictCo
         "without_word": [p.without_word() for p in prompts],
         "super_category": [p.with_word(concept.super_category) for p in prompts],
     }
-    drawn = lambda texts: draw(
-        pipe, texts, seeds, model.steps, model.guidance, batch_size=cfg.batch_size, resolution=model.resolution
-    )
+    sampling = replace(Sampling.of(model), batch=cfg.batch_size)
+    drawn = lambda texts: draw(pipe, texts, seeds, sampling)
     base = {name: drawn(texts) for name, texts in sets.items()}
     result = {name: {} for name in sets}
     for mode in ("loaded", "always_on"):

@@ -14,8 +14,10 @@ from perfusion.errors import UserError
 
 def check_login(mine: DictConfig) -> None:
     """mine: logger.wandb. Raises UserError, before anything is trained, where its runs could not be sent at once."""
+    if mine.offline:
+        return
     try:
-        mine.offline or wandb.login(verify=False)  # a login, whether or not the server answers just now
+        wandb.login(verify=False)  # a login, whether or not the server answers just now
     except wandb.errors.Error as error:
         raise UserError(
             f"logger.wandb.offline=false needs a login ({' '.join(str(error).split())}); run wandb login, "

@@ -1,5 +1,6 @@
 """A concept's pictures: checked, cropped square around the mask, encoded once (mirrored too), drawn into batches."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,8 +43,22 @@ def real_pictures(folder: str | Path) -> list[Image.Image]:
     return [on_white(read_picture(path)) for path in picture_paths(folder)]
 
 
+@dataclass
+class Latents:
+    """What training sees: latents [n, C, h, w] and masks [n, 1, h, w] in [0, 1] of pictures of `resolution` pixels a side."""
+
+    latents: Tensor
+    masks: Tensor
+    resolution: int
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`size` latents and masks drawn with a generator: the same for the same generator state."""
+        rows = torch.randint(len(self.latents), (size,), generator=generator)
+        return self.latents[rows], self.masks[rows]
+
+
 class ConceptData:
-    """`count` pictures as latents [n, C, h, w] and masks [n, 1, h, w] in [0, 1]; n is doubled by mirroring.
+    """A concept's pictures and masks, cropped; `encode` makes latents of them.
 
     masks: "clipseg", or None for the whole picture. With "clipseg" a picture's mask is the file beside it, else its
     alpha channel, else zero-shot by `segmenter`. Transparent pixels become white. A picture that is not square is
@@ -77,8 +92,8 @@ class ConceptData:
         grid(rows, path)
 
     @torch.no_grad()
-    def encode(self, vae) -> "ConceptData":
-        """Encode every picture once with the frozen VAE; its mean latents are what training sees."""
+    def encode(self, vae) -> Latents:
+        """Encode every picture once with the frozen VAE, mirrored too where `flip`; its mean latents are what training sees."""
         square = lambda picture: ImageOps.fit(picture, (self.resolution, self.resolution), Image.Resampling.LANCZOS)
         x = torch.stack([pil_to_tensor(square(p)) for p in self.pictures]).to(vae.device) / 127.5 - 1
         m = torch.stack([pil_to_tensor(square(m)) / 255 if m else torch.ones(1, *x.shape[-2:]) for m in self.masks])
@@ -91,14 +106,9 @@ class ConceptData:
         mean = torch.cat([vae.encode(part.to(vae.dtype)).latent_dist.mean for part in x.split(at_once)]).float()
         if upcast:
             vae.half()
-        self.latents = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
-        self.soft_masks = interpolate(m.to(vae.device), size=self.latents.shape[-2:], mode="area")
-        return self
-
-    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`size` latents and masks drawn with a generator: the same for the same generator state."""
-        rows = torch.randint(len(self.latents), (size,), generator=generator)
-        return self.latents[rows], self.soft_masks[rows]
+        latents = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+        masks = interpolate(m.to(vae.device), size=latents.shape[-2:], mode="area")
+        return Latents(latents, masks, self.resolution)
 
 
 def _alpha(path: Path, picture: Image.Image) -> Image.Image | None:

@@ -9,7 +9,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from perfusion.errors import UserError
-from perfusion.learning.data import ConceptData
+from perfusion.learning.data import Latents
 from perfusion.method.concept import Concept
 from perfusion.method.edit import augment, target_key
 from perfusion.method.layers import cross_attentions, lock_o_star_k, widen
@@ -37,7 +37,7 @@ class PerfusionModule(pl.LightningModule):
     def __init__(
         self,
         pipe,
-        data: ConceptData,
+        data: Latents,
         trigger: str,
         super_category: str,
         C_inv: Tensor,

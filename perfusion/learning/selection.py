@@ -9,7 +9,7 @@ from PIL import Image
 
 from perfusion.learning.module import PerfusionModule
 from perfusion.method.pipeline import load_concepts
-from perfusion.method.sampling import draw
+from perfusion.method.sampling import Sampling, draw
 from perfusion.plots import contact_sheet
 from perfusion.scorers import ClipScorer
 
@@ -24,13 +24,13 @@ class Selection(pl.Callback):
     def __init__(
         self,
         cfg: DictConfig,
-        model: DictConfig,
+        sampling: Sampling,
         scorer: ClipScorer,
         real: list[Image.Image],
         metadata: dict,
         path: Path,
     ):
-        self.cfg, self.model, self.scorer, self.metadata, self.path = cfg, model, scorer, metadata, path
+        self.cfg, self.sampling, self.scorer, self.metadata, self.path = cfg, sampling, scorer, metadata, path
         self.real = scorer.images(real)
         self.best, self.history = float("-inf"), []
         self.drawn: list[tuple[str, Image.Image]] = []  # the last step's prompts and pictures
@@ -61,10 +61,7 @@ class Selection(pl.Callback):
             seeds = [self.cfg.seed + i for i in range(len(prompts))]
             named = [p.format(module.trigger) for p in prompts]
             with module.trainer.precision_plugin.forward_context():
-                drawn = draw(
-                    pipe, named, seeds, self.model.steps, self.model.guidance, batch_size=self.model.draw_batch,
-                    resolution=self.model.resolution,
-                )  # fmt: skip
+                drawn = draw(pipe, named, seeds, self.sampling)
             handle.unload()
         self.drawn = list(zip(named, drawn))
         shown = self.path.parent / "selection"

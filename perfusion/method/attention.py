@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from perfusion.method.layers import cross_attentions
-from perfusion.method.sampling import draw
+from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import tokenize
 
 SIDE = 32  # of a word's map
@@ -109,19 +109,13 @@ def word_positions(tokenizer, prompt: str) -> dict[str, list[int]]:
 
 
 @torch.no_grad()
-def look(pipe, prompts: list[str], seeds: list[int], model, side: int = SIDE) -> list[Looked]:
-    """Draw as `draw` does, under classifier-free guidance, and record every word's map.
-
-    model: its steps, guidance, resolution and draw_batch, as conf/model has them.
-    """
+def look(pipe, prompts: list[str], seeds: list[int], sampling: Sampling, side: int = SIDE) -> list[Looked]:
+    """Draw as `draw` does, under classifier-free guidance, and record every word's map."""
     found = []
-    for start in range(0, len(prompts), model.draw_batch):
-        part = slice(start, start + model.draw_batch)
+    for start in range(0, len(prompts), sampling.batch):
+        part = slice(start, start + sampling.batch)
         with attention_maps(pipe.unet, side) as recorded:
-            pictures = draw(
-                pipe, prompts[part], seeds[part], model.steps, model.guidance, batch_size=model.draw_batch,
-                resolution=model.resolution,
-            )  # fmt: skip
+            pictures = draw(pipe, prompts[part], seeds[part], sampling)
         for prompt, picture, maps in zip(prompts[part], pictures, recorded.maps[-len(pictures) :]):
             words = word_positions(pipe.tokenizer, prompt)
             found.append(Looked(prompt, picture, {word: maps[at].mean(0).cpu() for word, at in words.items()}))

@@ -7,6 +7,7 @@ denoiser whose cross-attentions are `Attention` modules will do: the UNets, and 
 
 import weakref
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -39,16 +40,16 @@ def cross_attentions(model: nn.Module) -> dict[str, Attention]:
 
     Raises UserError where there is none, or one whose keys and values are not a plain linear map of the encoding.
     """
-    found = {
+    attentions = {
         name: m
         for name, m in plain(model).named_modules()
         if isinstance(m, Attention) and m.is_cross_attention and m.to_k is not None
     }
-    if not found:
+    if not attentions:
         raise UserError(
             f"model={type(model).__name__} has no cross-attention; a text-conditioned diffusers model is needed."
         )
-    for name, attention in found.items():
+    for name, attention in attentions.items():
         if attention.norm_cross is not None or attention.fused_projections:
             raise UserError(
                 f"{name} normalizes its encodings or has fused projections; the edit needs plain to_k and "
@@ -60,10 +61,10 @@ def cross_attentions(model: nn.Module) -> dict[str, Attention]:
                     f"{name} has {type(layer).__name__} for to_k or to_v where torch.nn.Linear, or a LoRA on one, is "
                     "needed; fuse or unload other adapters first."
                 )
-    widths = {attention.to_k.in_features for attention in found.values()}
+    widths = {attention.to_k.in_features for attention in attentions.values()}
     if len(widths) > 1:
         raise UserError(f"cross-attentions take encodings of widths {sorted(widths)}; one common width is needed.")
-    return found
+    return attentions
 
 
 class WidenedLinear(nn.Module):
@@ -141,15 +142,32 @@ def lock_o_star_k(model: nn.Module, super_encodings: Tensor) -> dict[str, Tensor
 @torch.no_grad()
 def locked(model: nn.Module, part: str, encodings: Tensor) -> dict[str, Tensor]:
     """W . encodings of every cross-attention's to_k or to_v. [J, d] to {layer: [J, d_l]}, float32, on the layer's device."""
-    found = {}
+    targets = {}
     for name, attention in cross_attentions(model).items():
         layer = getattr(attention, part)
         W = layer.weight
         if isinstance(layer, nn.Linear):
-            found[name] = F.linear(encodings.to(W.device, torch.float32), W.float())
+            targets[name] = F.linear(encodings.to(W.device, torch.float32), W.float())
         else:
-            found[name] = _linear(layer, encodings.to(W)).float()
-    return found
+            targets[name] = _linear(layer, encodings.to(W)).float()
+    return targets
+
+
+@dataclass
+class Swap:
+    """A part of a model and what stands in for it while installed."""
+
+    owner: nn.Module
+    name: str
+    own: nn.Module
+    substitute: nn.Module | None
+
+    def install(self) -> None:
+        setattr(self.owner, self.name, self.substitute)
+
+    def remove(self) -> None:
+        own = getattr(self.substitute, "base", None)  # a LoRA around it may be gone by now
+        setattr(self.owner, self.name, self.own if own is None else own)
 
 
 class Widened:
@@ -173,23 +191,26 @@ class Widened:
         if i_star.shape[-1] != d:
             raise UserError(f"i_star is {i_star.shape[-1]} wide, the model's encodings {d}; use its own text encoder.")
         if any(isinstance(a.to_k, WidenedLinear) for a in attentions.values()):
-            raise UserError("the model is widened already; restore it (unload_concepts) first.")
-        self.swaps, self.layers = [], []  # swaps: (owner, attribute, what was there, what is there now)
+            raise UserError("the model is widened already; restore it (handle.unload()) first.")
+        self.swaps, self.layers = [], []
         for name, attention in attentions.items():
             for part, o_star in (("k", o_star_k), ("v", o_star_v)):
                 base = getattr(attention, f"to_{part}")
                 layer = WidenedLinear(base, i_star, o_star[name], part).to(base.weight.device)
-                self.swaps.append((attention, f"to_{part}", base, layer))
+                self.swaps.append(Swap(attention, f"to_{part}", base, layer))
                 self.layers.append((name, layer))
         if getattr(model, "caption_projection", None) is not None:
             # A transformer that projects the encodings of each step anew takes them projected: see project_captions.
-            self.swaps.append((model, "caption_projection", model.caption_projection, None))
-        self._put(3)
+            self.swaps.append(Swap(model, "caption_projection", model.caption_projection, None))
+        self._install()
 
-    def _put(self, which: int) -> None:
+    def _install(self) -> None:
         for swap in self.swaps:
-            own = getattr(swap[3], "base", None) if which == 2 else None  # its LoRA may be gone by now
-            setattr(swap[0], swap[1], swap[which] if own is None else own)
+            swap.install()
+
+    def _remove(self) -> None:
+        for swap in self.swaps:
+            swap.remove()
 
     @property
     def o_star_v(self) -> dict[str, Tensor]:
@@ -207,8 +228,8 @@ class Widened:
 
     def project_captions(self, e: Tensor) -> Tensor:
         """Encodings as the cross-attentions see them: through the model's caption projection, if it has one (PixArt)."""
-        found = [base for _, attribute, base, _ in self.swaps if attribute == "caption_projection"]
-        return found[0](e) if found else e
+        projection = next((swap.own for swap in self.swaps if swap.name == "caption_projection"), None)
+        return e if projection is None else projection(e)
 
     @contextmanager
     def i_star_as(self, i_star: Tensor):
@@ -225,15 +246,15 @@ class Widened:
     @contextmanager
     def paused(self):
         """The model's own layers for a with-block, e.g. to draw through the public pipeline amid training."""
-        self._put(2)
+        self._remove()
         try:
             yield
         finally:
-            self._put(3)
+            self._install()
 
     def restore(self) -> None:
         """Put the model's own layers back for good, the same objects with the same weights."""
-        self._put(2)
+        self._remove()
         self.swaps, self.layers = [], []
 
 

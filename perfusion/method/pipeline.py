@@ -69,7 +69,7 @@ def load_concepts(
         )
     if getattr(pipe, "_perfusion", None) is not None:
         raise UserError(
-            f"concepts {list(pipe._perfusion.concepts)} are loaded already; unload_concepts(pipe) first and "
+            f"concepts {list(pipe._perfusion.concepts)} are loaded already; call unload() on their handle first and "
             "load all that you need together."
         )
     if not concepts:
@@ -80,22 +80,6 @@ def load_concepts(
     for concept in concepts.values():
         concept.check_base(base_id, hash)
     return LoadedConcepts(pipe, concepts, always_on, global_edit)
-
-
-def unload_concepts(pipe) -> None:
-    """Undo `load_concepts`. Raises UserError where nothing is loaded."""
-    _loaded(pipe).unload()
-
-
-def set_gate(pipe, **settings) -> None:
-    """`LoadedConcepts.set_gate` of the concepts on this pipeline."""
-    _loaded(pipe).set_gate(**settings)
-
-
-def _loaded(pipe) -> "LoadedConcepts":
-    if getattr(pipe, "_perfusion", None) is None:
-        raise UserError("no concepts are loaded on this pipeline; call load_concepts(pipe, {...}) first.")
-    return pipe._perfusion
 
 
 def check_gate(concepts: dict[str, Concept], **settings) -> None:
@@ -125,7 +109,9 @@ def _values(concepts: dict[str, Concept], name: str, value) -> list[float]:
         if trigger not in own:
             raise UserError(f'{name} names the concept "{trigger}", which is not loaded; loaded are: {", ".join(own)}.')
         if isinstance(number, bool) or not isinstance(number, (int, float)) or (name == "tau" and number <= 0):
-            raise UserError(f"{name}={number} of {trigger} must be a {'positive ' * (name == 'tau')}number.")
+            raise UserError(
+                f"{name}={number} of {trigger} must be a {'positive number' if name == 'tau' else 'number'}."
+            )
     return [float(x) for x in (own | named).values()]
 
 
@@ -223,8 +209,12 @@ class LoadedConcepts:
             )
 
     def unload(self) -> None:
-        """Put the pipeline's own weights, tokenizer and encode_prompt back: the same objects as before."""
-        _loaded(self.pipe)
+        """Put the pipeline's own weights, tokenizer and encode_prompt back: the same objects as before.
+
+        Raises UserError where these concepts are not loaded any more.
+        """
+        if getattr(self.pipe, "_perfusion", None) is not self:
+            raise UserError("these concepts are not loaded any more; call load_concepts(pipe, {...}) first.")
         self._widened.restore()
         self._rows.remove()
         if self._hook:
@@ -281,7 +271,7 @@ class LoadedConcepts:
 
         def prompts_of(kind: str, count: int):
             """What each text encoder is given as "prompt" or "negative_prompt": one list each; None where not known."""
-            if given[f"{'negative_' * (kind == 'negative_prompt')}prompt_embeds"] is not None:
+            if given[f"{kind}_embeds"] is not None:
                 return None
             first = given[kind] or ""
             texts = [first, given.get(f"{kind}_2") or first][: len(self._tokenizers)]
@@ -330,7 +320,7 @@ class LoadedConcepts:
             return torch.cat([v, v], dim=-1)
         words = {t: c.super_category for t, c in self.concepts.items()}
         twin = again([twin_prompts(prompts, words) for prompts in texts])
-        k = augment(twin, self.i_stars, self.c_inv_i_stars, *gates, on if self.global_edit else on & False)
+        k = augment(twin, self.i_stars, self.c_inv_i_stars, *gates, on if self.global_edit else torch.zeros_like(on))
         k = torch.where(is_global.to(e.device)[:, None, None], k, v)
         return torch.cat([v, k], dim=-1)
 

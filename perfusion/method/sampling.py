@@ -1,33 +1,43 @@
 """Draw prompts through the pipeline: one generator an image, so that a picture does not depend on its batch."""
 
+from dataclasses import dataclass
+
 import torch
 from PIL import Image
 
 
-def draw(
-    pipe,
-    prompts: list[str],
-    seeds: list[int],
-    steps: int,
-    guidance: float,
-    negative_prompt: str | None = None,
-    batch_size: int = 16,
-    resolution: int | None = None,
-) -> list[Image.Image]:
-    """One picture a prompt; the same prompt and seed give the same picture in any batch.
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn: denoising steps, classifier-free guidance scale, pictures at once, pixels of a side.
 
-    resolution: pixels of a side; None for what the pipeline draws by itself.
+    resolution: None for what the pipeline draws by itself. The scheduler is the pipeline's.
     """
+
+    steps: int
+    guidance: float
+    batch: int = 16
+    resolution: int | None = None
+
+    @classmethod
+    def of(cls, model) -> "Sampling":
+        """Of a model's configuration (conf/model)."""
+        return cls(model.steps, model.guidance, model.draw_batch, model.resolution)
+
+
+def draw(
+    pipe, prompts: list[str], seeds: list[int], sampling: Sampling, negative_prompt: str | None = None
+) -> list[Image.Image]:
+    """One picture a prompt; the same prompt and seed give the same picture in any batch."""
     pictures = []
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
+    for start in range(0, len(prompts), sampling.batch):
+        part = slice(start, start + sampling.batch)
         pictures += pipe(
             prompts[part],
             negative_prompt=[negative_prompt or ""] * len(prompts[part]),
             generator=[torch.Generator().manual_seed(s) for s in seeds[part]],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            height=resolution,
-            width=resolution,
+            num_inference_steps=sampling.steps,
+            guidance_scale=sampling.guidance,
+            height=sampling.resolution,
+            width=sampling.resolution,
         ).images
     return pictures

@@ -56,7 +56,8 @@ def test_a_missing_extra_is_one_sentence(monkeypatch):
     sentence = missing_extra(["concept=cat", "hydra/launcher=submitit_slurm"])
     assert sentence.endswith("install it with pip install 'key-locked-perfusion[submitit]'.")
     assert (
-        missing_extra(["logger=wandb"]) == "logger=wandb needs wandb; install it with pip install 'key-locked-perfusion[wandb]'."
+        missing_extra(["logger=wandb"])
+        == "logger=wandb needs wandb; install it with pip install 'key-locked-perfusion[wandb]'."
     )
     assert missing_extra(["hydra/launcher=basic", "concept=joblib"]) is None
 

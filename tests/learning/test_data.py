@@ -150,7 +150,7 @@ def test_square_pictures_give_the_latents_they_always_gave(pipe, tmp_path):
     m = interpolate(torch.cat([m, m.flip(-1)]), size=latents.shape[-2:], mode="area")
     found = data(tmp_path, flip=True).encode(pipe.vae)
     assert torch.equal(found.latents, latents * pipe.vae.config.scaling_factor)
-    assert torch.equal(found.soft_masks, m)
+    assert torch.equal(found.masks, m)
 
 
 def test_refused(tmp_path, segmenter):

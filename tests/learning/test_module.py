@@ -94,6 +94,6 @@ def test_i_star_gradient_is_straight_through(pipe, data):
 def test_masked_prior_acts_outside_the_mask(pipe, data):
     whole = [step(pipe, data, masked_prior=on)[0] for on in (False, True)]
     assert whole[0] == whole[1]  # the mask is everywhere
-    data.soft_masks[..., :4] = 0.25
+    data.masks[..., :4] = 0.25
     part = [step(pipe, data, masked_prior=on)[0] for on in (False, True)]
     assert part[0] != whole[0] and part[1] > part[0]

@@ -15,7 +15,7 @@ from helpers import PROMPT, close, latents
 
 from perfusion.errors import UserError
 from perfusion.method.layers import WidenedLinear, cross_attentions
-from perfusion.method.pipeline import load_concepts, set_gate, unload_concepts
+from perfusion.method.pipeline import load_concepts
 
 
 @pytest.fixture
@@ -40,8 +40,10 @@ def test_loading_changes_the_picture_and_unloading_restores_it(pipe, make_concep
     for part, module in parts.items():
         assert weights[part].keys() == module.state_dict().keys()
         assert all(torch.equal(v, weights[part][k]) for k, v in module.state_dict().items())
-    load_concepts(pipe, {"teddy*": concept})
-    unload_concepts(pipe)
+    again = load_concepts(pipe, {"teddy*": concept})
+    with pytest.raises(UserError, match="not loaded any more"):
+        handle.unload()
+    again.unload()
     assert np.array_equal(latents(pipe), image)
 
 
@@ -75,9 +77,9 @@ def test_images_per_prompt_and_gates_per_image(loaded):
         with handle.gate(beta=beta):
             assert close(latents(pipe)[0], image)
     assert not close(sweep[0], sweep[2])
-    set_gate(pipe, beta={"teddy*": 0.1})
+    handle.set_gate(beta={"teddy*": 0.1})
     assert close(latents(pipe)[0], sweep[0])
-    set_gate(pipe, beta=[0.1, 0.9])  # one per prompt
+    handle.set_gate(beta=[0.1, 0.9])  # one per prompt
     four = latents(pipe, [PROMPT, PROMPT], n=2)
     assert close(four[0], sweep[0]) and close(four[1], sweep[0]) and close(four[2], sweep[2])
 
@@ -244,8 +246,6 @@ def test_refused_before_anything_changes(pipe, make_concept):
         with pytest.raises(UserError, match=match):
             load_concepts(pipe, concepts)
         assert np.array_equal(latents(pipe), image)
-    with pytest.raises(UserError, match="no concepts are loaded"):
-        unload_concepts(pipe)
     with pytest.raises(UserError, match="Stable Diffusion pipelines"):
         load_concepts(pipe.unet, {"teddy*": concept})
 
@@ -254,13 +254,13 @@ def test_more_concepts_than_the_encodings_are_wide(pipe, make_concept):
     """48 residents on encodings of 32: a prompt draws as with its own two concepts alone."""
     triggers = ["teddy*", "teapot*", *(f"w{i}*" for i in range(46))]
     made = {t: make_concept(pipe, t, "teapot" if t == "teapot*" else "teddy", seed) for seed, t in enumerate(triggers)}
-    with load_concepts(pipe, {t: made[t] for t in triggers[:2]}).gate(beta=0.3):
+    with load_concepts(pipe, {t: made[t] for t in triggers[:2]}).gate(beta=0.3) as handle:
         expected = latents(pipe, "a teddy* with a teapot*")
-    unload_concepts(pipe)
-    with load_concepts(pipe, made).gate(beta=0.3):
+    handle.unload()
+    with load_concepts(pipe, made).gate(beta=0.3) as handle:
         assert close(latents(pipe, "a teddy* with a teapot*"), expected)
         assert not close(latents(pipe, "a w7* with a teapot*"), expected)
-    unload_concepts(pipe)
+    handle.unload()
     with pytest.raises(UserError, match="48 concepts act on every prompt"):
         load_concepts(pipe, made, always_on=True)
 

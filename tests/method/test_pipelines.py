@@ -33,7 +33,7 @@ from peft.utils import get_peft_model_state_dict
 
 from perfusion.errors import UserError
 from perfusion.method.layers import WidenedLinear, cross_attentions
-from perfusion.method.pipeline import load_concepts, unload_concepts
+from perfusion.method.pipeline import load_concepts
 
 SCHEDULERS = [
     DDPMScheduler,
@@ -293,9 +293,9 @@ def test_saving_after_unloading_saves_the_base_model(kind, pipe, xl, make_concep
     pipe, _ = pipeline(kind, pipe, xl)
     draw(pipe)  # a tokenizer.json also holds how the tokenizer was last called
     pipe.save_pretrained(tmp_path / "before")
-    load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
     draw(pipe)
-    unload_concepts(pipe)
+    handle.unload()
     draw(pipe)
     pipe.save_pretrained(tmp_path / "after")
     files = sorted(p.relative_to(tmp_path / "before") for p in (tmp_path / "before").rglob("*") if p.is_file())

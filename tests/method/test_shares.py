@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from torch.nn.functional import interpolate
 
@@ -11,25 +10,25 @@ from perfusion.evaluation.shares import inside
 from perfusion.method.attention import attention_maps, look, word_positions
 from perfusion.method.layers import cross_attentions
 from perfusion.method.pipeline import load_concepts
-from perfusion.method.sampling import draw
+from perfusion.method.sampling import Sampling, draw
 from perfusion.plots import attention_rows, heat_overlay
 
-MODEL = OmegaConf.create({"steps": 2, "guidance": 4.0, "draw_batch": 2, "resolution": 16})
+SAMPLING = Sampling(steps=2, guidance=4.0, batch=2, resolution=16)
 
 
 def test_recording_changes_no_picture_and_no_processor(pipe, make_concept):
     load_concepts(pipe, {"teddy*": make_concept(pipe)})
     prompts, seeds = ["a teddy* on the beach", "a teddy* in the snow", "the teddy*"], [1, 2, 3]
     before = dict(pipe.unet.attn_processors)
-    plain = draw(pipe, prompts, seeds, 2, 4.0, batch_size=2)
-    looked = look(pipe, prompts, seeds, MODEL, side=8)
+    plain = draw(pipe, prompts, seeds, SAMPLING)
+    looked = look(pipe, prompts, seeds, SAMPLING, side=8)
     assert pipe.unet.attn_processors == before
     for a, one in zip(plain, looked, strict=True):
         difference = np.abs(np.asarray(a, int) - np.asarray(one.picture, int))
         assert difference.max() <= 1  # SDPA against the plain product: rounding alone
     assert [list(one.maps) for one in looked] == [["a", "teddy*", "on", "the", "beach"], ["a", "teddy*", "in", "the", "snow"],
                                                   ["the", "teddy*"]]  # fmt: skip
-    alone = look(pipe, prompts[1:2], seeds[1:2], MODEL, side=8)[0]
+    alone = look(pipe, prompts[1:2], seeds[1:2], SAMPLING, side=8)[0]
     assert torch.allclose(alone.maps["teddy*"], looked[1].maps["teddy*"], atol=1e-5)  # not the empty prompt's half
     assert not torch.allclose(alone.maps["teddy*"], looked[0].maps["teddy*"], atol=1e-5)
     assert len(attention_rows(looked)[0][1]) == 6 and heat_overlay(plain[0], alone.maps["a"]).size == plain[0].size
