@@ -1,5 +1,6 @@
 """Scenes drawn once, on disk, for every pretraining script: images, masks, captions and facts by index."""
 
+import hashlib
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -10,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from perfusion.emojiland.scenes import SIDE, Facts, scene
+from perfusion.emojiland.sprites import SHEET
 
 CHUNK = 1000  # scenes one worker draws at a time
 
@@ -17,6 +19,13 @@ CHUNK = 1000  # scenes one worker draws at a time
 def home() -> Path:
     """Where scenes and checkpoints live: $PERFUSION_CACHE, or ~/.cache/perfusion."""
     return Path(os.environ.get("PERFUSION_CACHE", Path.home() / ".cache/perfusion")).expanduser()
+
+
+def world() -> str:
+    """Eight hex digits of what scenes are drawn from, so that scenes of another edition of the world are never taken."""
+    here = Path(__file__).parent
+    parts = [here / f"{name}.py" for name in ("vocabulary", "places", "sprites", "scenes")]
+    return hashlib.sha256(b"".join(part.read_bytes() for part in [*parts, SHEET])).hexdigest()[:8]
 
 
 def _chunk(seed: int, start: int, count: int, held_out: bool):
@@ -33,7 +42,7 @@ class SceneCache:
     """
 
     def __init__(self, count: int, seed: int, held_out: bool, folder: Path | None = None):
-        self.folder = folder or home() / f"emojiland/scenes-{count}-{seed}-{'all' if held_out else 'train'}"
+        self.folder = folder or home() / f"emojiland/scenes-{world()}-{count}-{seed}-{'all' if held_out else 'train'}"
         if not (self.folder / "records.json").exists():
             self._draw(count, seed, held_out)
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
