@@ -1,3 +1,3 @@
-from perfusion.cli import main
+from perfusion.commands.cli import main
 
 main()

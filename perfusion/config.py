@@ -7,9 +7,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from perfusion.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parent
+INSTALLED = (PACKAGE / "conf").is_dir()  # a wheel holds conf/ and data/ within the package
+ROOT = PACKAGE if INSTALLED else PACKAGE.parent
 CONF = ROOT / "conf"
-ASSETS = Path(os.environ.get("PERFUSION_ASSETS", Path(__file__).parent / "assets"))
+ASSETS = Path(os.environ.get("PERFUSION_ASSETS", PACKAGE / "assets"))
+
+
+def home() -> Path:
+    """Where covariances, scenes and checkpoints live: $PERFUSION_CACHE, or ~/.cache/perfusion."""
+    return Path(os.environ.get("PERFUSION_CACHE", Path.home() / ".cache/perfusion")).expanduser()
+
 
 OmegaConf.register_new_resolver("assets", lambda path: str(ASSETS / path), replace=True)
 OmegaConf.register_new_resolver("root", lambda path: str(ROOT / path), replace=True)

@@ -1,4 +1,6 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and how to install what is missing."""
+
+DISTRIBUTION = "key-locked-perfusion"  # the name on the package index; the import name is perfusion
 
 
 class UserError(ValueError):
@@ -6,3 +8,8 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2; a library caller can catch it as ValueError.
     """
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra."""
+    return f"pip install '{DISTRIBUTION}[{extra}]'"

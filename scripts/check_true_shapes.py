@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 from random_sd15 import random_pipeline
 
-from perfusion.concept import Concept, base_hash
-from perfusion.data import ConceptData
-from perfusion.module import PerfusionModule
-from perfusion.pipeline import load_concepts
-from perfusion.projections import cross_attentions
-from perfusion.whole import write_json
+from perfusion.atomic import write_json
+from perfusion.learning.data import ConceptData
+from perfusion.learning.module import PerfusionModule
+from perfusion.method.concept import Concept
+from perfusion.method.fingerprint import base_hash
+from perfusion.method.layers import cross_attentions
+from perfusion.method.pipeline import load_concepts
 
 
 def main() -> None:

@@ -6,15 +6,15 @@ python scripts/figure_7.py --from-scratch      # learn the teapot, draw anew
 
 import matplotlib.pyplot as plt
 
-from perfusion import figures
+from perfusion.experiments import figures
 
 BETAS = (0.3, 0.6, 0.8, 0.95, 1.1, 1.25)
 PROMPTS, SEED = ("a {} on a beach", "a {} wearing a hat"), 5000
 
 
 def make(overrides: list[str]) -> None:
-    from perfusion.draw import draw as draw_pictures
-    from perfusion.pipeline import load_concepts
+    from perfusion.method.pipeline import load_concepts
+    from perfusion.method.sampling import draw as draw_pictures
 
     concept, pipe, cfg, _ = figures.trained("local", overrides)
     handle, rows = load_concepts(pipe, {concept.trigger: concept}), []

@@ -10,7 +10,7 @@ import sys
 
 import matplotlib.pyplot as plt
 
-from perfusion import figures
+from perfusion.experiments import figures
 
 PANELS = {  # experiment: (title, {arm: label}, {arm in figure_9_quick: label})
     "one_shot": ("(a) pictures", {"all": "all", "one": "one"}, {"base": "all", "one_shot": "one"}),

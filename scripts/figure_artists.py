@@ -11,14 +11,14 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from perfusion.config import ASSETS, CONF, ROOT
-from perfusion.draw import draw
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import HEADS, Reader
 from perfusion.emojiland.scenes import Facts
 from perfusion.emojiland.scenes import draw as draw_scene
 from perfusion.emojiland.sprites import artists_of
-from perfusion.models import load_pipeline
-from perfusion.picture import grid
+from perfusion.learning.models import load_pipeline
+from perfusion.method.sampling import draw
+from perfusion.plots import grid
 
 NAMES, COUNT = ("teddy", "cat", "teapot", "robot"), 64
 

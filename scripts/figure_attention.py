@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from perfusion import figures
 from perfusion.evaluation.fronts import Bootstrap, holds, interval
+from perfusion.experiments import figures
 
 PROMPT = "a {} next to a car"
 MEASURED = ("a {} on a beach", "a {} wearing a hat", "a {} next to a car", "a {} in the snow")
@@ -17,8 +17,10 @@ NOISES, FIRST = 4, 5000
 
 
 def make(overrides: list[str]) -> None:
-    from perfusion.pipeline import load_concepts
-    from perfusion.where import heat_overlay, look, shares
+    from perfusion.evaluation.shares import shares
+    from perfusion.method.attention import look
+    from perfusion.method.pipeline import load_concepts
+    from perfusion.plots import heat_overlay
 
     rows, numbers = [], {"local": {}, "trained": {}}
     seeds = [FIRST + k for _ in MEASURED for k in range(NOISES)]
@@ -38,7 +40,7 @@ def make(overrides: list[str]) -> None:
 
 
 def compared(numbers: dict) -> dict:
-    """Attention's share inside the object over its area, paired. numbers: {lock: {concept: where.shares}}."""
+    """Attention's share inside the object over its area, paired. numbers: {lock: {concept: shares.shares}}."""
     concepts = list(numbers["local"])
     ratio = lambda row: row["concept"] / max(row["area"], 1e-3)
     scores = lambda found: np.array([[ratio(r) for r in found[c]["rows"]] for c in concepts]).reshape(

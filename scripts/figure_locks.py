@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
-from perfusion import figures
 from perfusion.evaluation.fronts import Bootstrap, holds, interval
+from perfusion.experiments import figures
 
 ROWS = {"global": ("local", "global", 0.5), "local": ("local", None, 0.75), "trained_k": ("trained", None, 0.75)}
 NAMES = {"global": "global", "local": "local", "trained_k": "trained K"}
@@ -22,11 +22,11 @@ SHOWN, NOISES = 3, 2  # prompts, and noises of each, in the figure
 
 
 def make(overrides: list[str]) -> None:
-    from perfusion.data import real_pictures
-    from perfusion.draw import draw as draw_pictures
-    from perfusion.evaluation.dino import open_scorer
     from perfusion.evaluation.evaluate import embed
-    from perfusion.pipeline import load_concepts
+    from perfusion.learning.data import real_pictures
+    from perfusion.method.pipeline import load_concepts
+    from perfusion.method.sampling import draw as draw_pictures
+    from perfusion.scorers import open_scorer
 
     rows, numbers, opened = [], {}, cache(open_scorer)
     for row, (training, lock, beta) in ROWS.items():

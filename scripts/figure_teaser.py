@@ -8,7 +8,7 @@ from textwrap import fill
 
 import matplotlib.pyplot as plt
 
-from perfusion import figures
+from perfusion.experiments import figures
 
 PROMPTS = ("a {} on a beach", "a {} in the snow", "a {} wearing a hat", "a {} next to a car", "a blue {} in the desert")
 SEED = 5000
@@ -17,9 +17,9 @@ SEED = 5000
 def make(overrides: list[str]) -> None:
     from PIL import ImageOps
 
-    from perfusion.data import real_pictures
-    from perfusion.draw import draw as draw_pictures
-    from perfusion.pipeline import load_concepts
+    from perfusion.learning.data import real_pictures
+    from perfusion.method.pipeline import load_concepts
+    from perfusion.method.sampling import draw as draw_pictures
 
     concept, pipe, cfg, beside = figures.trained("local", overrides)
     side, seeds = cfg.model.resolution, [SEED + i for i in range(len(PROMPTS))]

@@ -13,11 +13,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.config import CONF
-from perfusion.edit import energy, gate, inverse_metric, target_key
-from perfusion.models import covariance, load_pipeline
-from perfusion.text import encode, single_token, super_encoding
-from perfusion.towers import text_encoder_of
-from perfusion.whole import whole, write_json
+from perfusion.method.edit import energy, gate, inverse_metric, target_key
+from perfusion.learning.models import covariance, load_pipeline
+from perfusion.method.text import encode, single_token, super_encoding
+from perfusion.method.text_encoders import text_encoder_of
+from perfusion.atomic import whole, write_json
 
 FIGURE_WORDS = 8  # class words in the heat map
 
@@ -102,7 +102,7 @@ def draw(cfg: DictConfig, rows: dict, special: tuple[str, str]) -> None:
 
 @hydra.main(str(CONF), "gate", version_base="1.3")
 def main(cfg: DictConfig) -> None:
-    from perfusion.models import load_tokenizer
+    from perfusion.learning.models import load_tokenizer
 
     tokenizer = load_tokenizer(cfg.model)
     special = (tokenizer.bos_token, tokenizer.eos_token)

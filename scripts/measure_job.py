@@ -13,10 +13,10 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from hydra import compose, initialize_config_dir
 
+from perfusion.atomic import write_json
 from perfusion.config import CONF, concept_of, native_bfloat16
 from perfusion.evaluation.evaluate import Scores
-from perfusion.sweep import resolved, run
-from perfusion.whole import write_json
+from perfusion.experiments.sweep import resolved, run
 
 PARTS = {  # none lies within another
     "unet_forward": (UNet2DConditionModel, "forward"),

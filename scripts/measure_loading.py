@@ -22,12 +22,13 @@ from pathlib import Path
 import torch
 from random_sd15 import random_pipeline
 
-from perfusion.concept import Concept, base_hash
-from perfusion.edit import augment
-from perfusion.pipeline import load_concepts
-from perfusion.projections import cross_attentions, widen
-from perfusion.text import add_placeholders, super_encoding
-from perfusion.whole import write_json
+from perfusion.atomic import write_json
+from perfusion.method.concept import Concept
+from perfusion.method.edit import augment
+from perfusion.method.fingerprint import base_hash
+from perfusion.method.layers import cross_attentions, widen
+from perfusion.method.pipeline import load_concepts
+from perfusion.method.text import add_placeholders, super_encoding
 
 
 def resident() -> float:

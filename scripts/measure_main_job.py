@@ -9,9 +9,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from perfusion.concept import Concept
+from perfusion.atomic import write_json
 from perfusion.config import native_bfloat16
-from perfusion.whole import write_json
+from perfusion.method.concept import Concept
 
 
 def main() -> None:

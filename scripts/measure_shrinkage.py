@@ -10,13 +10,13 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from perfusion.atomic import write_json
 from perfusion.config import CONF
-from perfusion.edit import energy, inverse_metric, target_key
 from perfusion.emojiland.captions import captions
 from perfusion.emojiland.vocabulary import CLASSES
-from perfusion.models import covariance, load_pipeline
-from perfusion.text import encode, super_encoding
-from perfusion.whole import write_json
+from perfusion.learning.models import covariance, load_pipeline
+from perfusion.method.edit import energy, inverse_metric, target_key
+from perfusion.method.text import encode, super_encoding
 
 SHRINKAGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 CAPTIONS, SEED = 2000, 12

@@ -10,9 +10,9 @@ import time
 import torch
 from diffusers import UNet2DConditionModel
 
-from perfusion.edit import augment
-from perfusion.projections import cross_attentions, widen
-from perfusion.whole import write_json
+from perfusion.atomic import write_json
+from perfusion.method.edit import augment
+from perfusion.method.layers import cross_attentions, widen
 
 SIZE, TOKENS, D = 32, 77, 768  # latents of 256 x 256 pictures; CLIP ViT-L/14's tokens and width
 

@@ -32,10 +32,10 @@ from peft import LoraConfig
 from PIL import Image
 from random_sd15 import random_pipeline
 
-from perfusion.data import ConceptData
-from perfusion.edit import inverse_metric
-from perfusion.module import PerfusionModule
-from perfusion.whole import write_json
+from perfusion.atomic import write_json
+from perfusion.learning.data import ConceptData
+from perfusion.learning.module import PerfusionModule
+from perfusion.method.edit import inverse_metric
 
 ARMS = ("perfusion", "textual_inversion", "textual_inversion_cached", "dreambooth_lora")
 

@@ -12,8 +12,8 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from omegaconf import OmegaConf
 from pretrain_unet import build
 
+from perfusion.atomic import write_json
 from perfusion.config import CONF, native_bfloat16
-from perfusion.whole import write_json
 
 BATCH, ROUNDS = 32, 5
 # name: channels, heads, fused attention kernel; all else as conf/pretrain/unet.yaml has it

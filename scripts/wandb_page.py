@@ -21,7 +21,7 @@ def main() -> None:
         import wandb
         import wandb_workspaces.reports.v2 as wr
     except ImportError as error:
-        sys.exit(_say(f"{error.name} is not installed; pip install 'perfusion[wandb]', or: {other}"))
+        sys.exit(_say(f"{error.name} is not installed; pip install 'key-locked-perfusion[wandb]', or: {other}"))
     try:
         urllib.request.urlopen(url, timeout=5)
     except urllib.error.HTTPError:

@@ -10,15 +10,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from tiny import louder, unet, vae
+from helpers import louder, unet, vae
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from perfusion.concept import Concept, base_hash
-from perfusion.edit import inverse_metric, target_key
-from perfusion.projections import cross_attentions
-from perfusion.text import TEMPLATES, super_encoding, word_embedding
-from perfusion.towers import text_encoder_of
+from perfusion.method.concept import Concept
+from perfusion.method.edit import inverse_metric, target_key
+from perfusion.method.fingerprint import base_hash
+from perfusion.method.layers import cross_attentions
+from perfusion.method.text import TEMPLATES, super_encoding, word_embedding
+from perfusion.method.text_encoders import text_encoder_of
 
 torch.set_num_threads(1)
 
@@ -153,10 +154,18 @@ def make_concept():
 
 @pytest.fixture(scope="session")
 def assets(tmp_path_factory):
-    """A small Emojiland (tests/small.py), built once, in seconds."""
-    from small import build
+    """A small Emojiland (helpers_emojiland.build), built once, in seconds."""
+    from helpers_emojiland import build
 
     return build(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """Real checkpoints in the shipped layout, of three steps each, drawing noise; the environment that finds them."""
+    from helpers_emojiland import pretrain
+
+    return pretrain(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
@@ -165,7 +174,7 @@ def perfusion_on(tmp_path, monkeypatch):
     import sys
 
     import perfusion.config
-    from perfusion.cli import main
+    from perfusion.commands.cli import main
 
     def on(assets, cache):
         monkeypatch.setattr(perfusion.config, "ASSETS", Path(assets))

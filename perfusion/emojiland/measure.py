@@ -11,8 +11,7 @@ from diffusers import DDPMScheduler
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from perfusion.attention import attention_maps
-from perfusion.draw import draw
+from perfusion.atomic import write_json
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import Reader, read
@@ -20,11 +19,12 @@ from perfusion.emojiland.scenes import Facts, describe, sample_facts, scene
 from perfusion.emojiland.scenes import draw as draw_scene
 from perfusion.emojiland.sprites import artists_of
 from perfusion.emojiland.vocabulary import CLASSES, PLACES
-from perfusion.evaluation.clip import ClipScorer
-from perfusion.masks import segment
-from perfusion.models import load_pipeline
-from perfusion.text import single_token, tokenize
-from perfusion.whole import write_json
+from perfusion.learning.masks import segment
+from perfusion.learning.models import load_pipeline
+from perfusion.method.attention import attention_maps
+from perfusion.method.sampling import draw
+from perfusion.method.text import single_token, tokenize
+from perfusion.scorers import ClipScorer
 
 SCENES = 77_001  # seed of no pretraining stream
 

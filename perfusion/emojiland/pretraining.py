@@ -2,7 +2,6 @@
 
 import math
 from datetime import timedelta
-from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl

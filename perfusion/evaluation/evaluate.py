@@ -14,20 +14,17 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from perfusion.concept import Concept
 from perfusion.config import check_counts, concept_of
-from perfusion.data import real_pictures
-from perfusion.draw import draw
-from perfusion.emojiland.pretraining import pixels
-from perfusion.emojiland.reader import Reader, read
-from perfusion.emojiland.scenes import SIDE, Facts
 from perfusion.errors import UserError
-from perfusion.evaluation.dino import check_scorer, open_scorer
 from perfusion.evaluation.fronts import REFERENCE, Bootstrap, hypervolume, interval, on_front
 from perfusion.evaluation.prompts import Prompt, read_prompts
-from perfusion.evaluation.results import mean, surroundings, write_csv, write_result
-from perfusion.models import check_model, load_pipeline
-from perfusion.pipeline import load_concepts
+from perfusion.learning.data import real_pictures
+from perfusion.learning.models import check_model, load_pipeline
+from perfusion.method.concept import Concept
+from perfusion.method.pipeline import load_concepts
+from perfusion.method.sampling import draw
+from perfusion.results import mean, surroundings, write_csv, write_result
+from perfusion.scorers import check_scorer, open_scorer
 
 DEFINITIONS = {
     "text": "raw cosine (never x 2.5) of the CLIP embeddings of a drawn picture and of its prompt, the concept's word "
@@ -48,7 +45,6 @@ DEFINITIONS = {
     "the pair; without_word: the word deleted, super_category: replaced by the bare super-category word; loaded: as "
     "users load it (off where its word is absent), always_on: the edit acts on every prompt; 0 is best",
 }
-READ = ("object", "place", "color", "accessory", "second", "art")
 
 
 def points_of(cfg: DictConfig) -> list[dict]:
@@ -58,7 +54,8 @@ def points_of(cfg: DictConfig) -> list[dict]:
 
 def check_evaluation(cfg: DictConfig, model: DictConfig, lock: str) -> list[Prompt]:
     """The prompts. lock: the concept's. Raises UserError, before any weights load, for an evaluation that cannot work."""
-    prompts = read_prompts(cfg.prompts, cfg.split)
+    reader = reader_of(cfg)
+    prompts = read_prompts(cfg.prompts, cfg.split, reader and reader.FACTS)
     for name in ("beta", "tau", "lock"):
         if not OmegaConf.is_list(cfg[name]) or not cfg[name]:
             raise UserError(f"evaluation.{name}={cfg[name]} must be a list of at least one value, as in [0.6, 0.75].")
@@ -71,25 +68,22 @@ def check_evaluation(cfg: DictConfig, model: DictConfig, lock: str) -> list[Prom
                 )
     for value in cfg.lock:
         if value not in (None, "global", lock):
-            raise UserError(f"evaluation.lock holds {value}; allowed are global, the concept's own {lock}, and null for that.")
+            raise UserError(
+                f"evaluation.lock holds {value}; allowed are global, the concept's own {lock}, and null for that."
+            )
     check_counts(cfg, "seeds", "batch_size", prefix="evaluation.")
     if type(cfg.seed) is not int or cfg.seed < 0:
         raise UserError(f"evaluation.seed={cfg.seed} does not work; a whole number of at least 0 is allowed.")
     if cfg.dino:
         check_scorer(cfg.dino)
-    if cfg.reader and any(p.facts for p in prompts):
-        if model.resolution != SIDE:
-            raise UserError(
-                f"evaluation.reader={cfg.reader} reads pictures of {SIDE} pixels, the model draws {model.resolution}; "
-                "set evaluation.reader=null."
-            )
-        for file in ("config.json", "reader.safetensors"):
-            if not (Path(cfg.reader) / file).exists():
-                raise UserError(
-                    f"evaluation.reader={cfg.reader} has no {file}; set evaluation.reader=null, or make Emojiland's "
-                    "models with `make emojiland`."
-                )
+    if reader and any(p.facts for p in prompts):
+        reader.check(cfg.reader, model.resolution)
     return prompts
+
+
+def reader_of(cfg: DictConfig):
+    """The class that evaluation.reads names, such as emojiland.facts.FactReader; None where no facts are asked."""
+    return hydra.utils.get_object(cfg.reads) if cfg.reader and cfg.get("reads") else None
 
 
 class Scores:
@@ -98,14 +92,14 @@ class Scores:
     def __init__(
         self, prompts: list[Prompt], word: str, artist: str | None, real: list[Image.Image], cfg: DictConfig, clip: str
     ):
-        self.prompts, self.word, self.artist = prompts, word, artist
+        self.prompts = prompts
         self.clip, self.dino = open_scorer(clip), open_scorer(cfg.dino) if cfg.dino else None
         self.real = embed(self.clip, real)
         self.texts = self.clip.texts([p.with_word(word) for p in prompts])
         self.deleted = self.clip.texts([p.without_word() for p in prompts])
         self.real_dino = embed(self.dino, real) if self.dino else None
-        asked = cfg.reader and any(p.facts for p in prompts)
-        self.reader = Reader.load(Path(cfg.reader)) if asked else None
+        asked = reader_of(cfg) and any(p.facts for p in prompts)
+        self.reader = reader_of(cfg)(cfg.reader, word, artist) if asked else None
 
     def of(self, pictures: list[Image.Image], which: list[int]) -> list[dict]:
         """One dict of scores a picture; which: the index of each one's prompt."""
@@ -119,13 +113,10 @@ class Scores:
             columns["dino"] = (self.dino.images(pictures) @ self.real_dino.T).mean(-1)
         rows = [{k: round(v[i].item(), 6) for k, v in columns.items()} for i in range(len(pictures))]
         if self.reader:
-            facts = [Facts(self.word, self.artist, **self.prompts[i].facts) for i in which]
-            readings = read(self.reader, pixels(np.stack([np.asarray(p) for p in pictures])), facts)
-            for row, reading, i in zip(rows, readings, which):
-                asked = self.prompts[i].facts
-                said = {f"read_{name}": getattr(reading, name) if name in ("object", *asked) else None for name in READ}
+            facts = [self.prompts[i].facts for i in which]
+            for row, said, asked in zip(rows, self.reader.read(pictures, facts), facts):
                 row["facts"] = mean([said[f"read_{name}"] for name in asked])
-                row |= {k: None if v is None else int(v) for k, v in (said | {"drawing": reading.drawing}).items()}
+                row |= {k: None if v is None else int(v) for k, v in said.items()}
         return rows
 
 
@@ -229,7 +220,8 @@ def evaluate(
 
     One operating point has scores, and no front. real: the concept's pictures; artist: whose drawing it is, for the reader, or None.
     """
-    from perfusion.evaluation.figure import concept_figure, contact_sheet
+    from perfusion.evaluation.figure import concept_figure
+    from perfusion.plots import contact_sheet
 
     started = time.perf_counter()
     prompts, points = check_evaluation(cfg, model, concept.lock), points_of(cfg)
@@ -294,7 +286,7 @@ def run(cfg: DictConfig) -> dict:
     result = evaluate(pipe, concept, real, beside.get("artist"), cfg.evaluation, cfg.model, folder)
     write_result(folder / "result.json", result)
     if "wandb" in cfg.logger:
-        from perfusion.dashboard import show_front
+        from perfusion.learning.dashboard import show_front
 
         show_front(cfg, result, folder)
     print(report(result))

@@ -11,32 +11,13 @@ from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 from PIL import Image
 
-from perfusion.whole import whole
+from perfusion.atomic import whole
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
 MARKERS = "osD^vPX*"
 CROWDED = 4  # arms: more have their intervals in the JSON alone
 # Of a text beside its point, in points.
 SIDES = ((7, 4, "left"), (-7, 4, "right"), (5, -9, "left"), (-5, -9, "right"), (9, -3, "left"), (-9, -3, "right"))
-
-
-def contact_sheet(rows: list[list[Image.Image]], path: Path) -> None:
-    """Pictures side by side, a prompt a row and an operating point a column, at their own size."""
-    width, height = rows[0][0].size
-    sheet = Image.new("RGB", (width * len(rows[0]), height * len(rows)))
-    for y, row in enumerate(rows):
-        for x, picture in enumerate(row):
-            sheet.paste(picture, (x * width, y * height))
-    with whole(path) as part:
-        sheet.save(part, "PNG", optimize=True)
-
-
-def cells(path: Path, rows: int, columns: int, row: int = 0) -> list[Image.Image]:
-    """One row of a contact sheet, as pictures again."""
-    with Image.open(path) as opened:
-        sheet = opened.convert("RGB")
-    w, h = sheet.width // columns, sheet.height // rows
-    return [sheet.crop((x * w, row * h, (x + 1) * w, (row + 1) * h)) for x in range(columns)]
 
 
 def front_figure(

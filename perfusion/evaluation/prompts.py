@@ -2,21 +2,21 @@
 
 import ast
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from perfusion.emojiland.vocabulary import ACCESSORIES, ARTS, CLASSES, COLORS, PLACES
 from perfusion.errors import UserError
 
-FACTS = {"place": PLACES, "color": COLORS, "accessory": ACCESSORIES, "second": CLASSES, "art": ARTS}
+Facts = dict[str, Collection[str]]  # {fact: words} that prompts may name
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """{} in `text` is the concept's word; `facts` is what Emojiland's reader should find besides the object."""
+    """{} in `text` is the concept's word; `facts` is what evaluation.reads should find besides the object."""
 
     text: str
     facts: dict[str, str] = field(default_factory=dict)
@@ -29,10 +29,11 @@ class Prompt:
         return " ".join(self.text.replace("{}", " ").split())
 
 
-def read_splits(path: str | Path) -> dict[str, list[Prompt]]:
+def read_splits(path: str | Path, facts: Facts | None = None) -> dict[str, list[Prompt]]:
     """{split: prompts} of a file in any of the three formats, which is told from its name and content.
 
     Emojiland's splits are dev and final, DreamBench's object and live (subjects), CustomConcept101's one is called all.
+    facts: those allowed; None where they are not asked.
     Raises UserError for a missing file, one of no known format, and prompts without exactly one place for a word.
     """
     path = Path(path or "null")
@@ -52,6 +53,7 @@ def read_splits(path: str | Path) -> dict[str, list[Prompt]]:
         raise UserError(f"evaluation.prompts={path} is not a text in UTF-8; save it as one.") from error
     if path.suffix in (".yaml", ".yml"):
         splits = _yaml(path, text)
+        _check_facts(path, splits, facts)
     elif "prompt_list" in text:
         splits = _dreambench(path, text)
     else:
@@ -68,9 +70,9 @@ def read_splits(path: str | Path) -> dict[str, list[Prompt]]:
     return splits
 
 
-def read_prompts(path: str | Path, split: str | None = None) -> list[Prompt]:
+def read_prompts(path: str | Path, split: str | None = None, facts: Facts | None = None) -> list[Prompt]:
     """The prompts of one split, the file's first for None. Raises UserError naming the splits it has."""
-    splits = read_splits(path)
+    splits = read_splits(path, facts)
     if split is not None and split not in splits:
         raise UserError(f"evaluation.split={split} is not in {path}; allowed are: {', '.join(splits)}.")
     return splits[split or next(iter(splits))]
@@ -89,15 +91,22 @@ def _yaml(path: Path, text: str) -> dict[str, list[Prompt]]:
             "write each split as a list of {text: ..., FACT: ...}."
         ) from error
     if not splits:
-        raise UserError(f"evaluation.prompts={path} has no prompts; write each split as a list of {{text: ..., FACT: ...}}.")
+        raise UserError(
+            f"evaluation.prompts={path} has no prompts; write each split as a list of {{text: ..., FACT: ...}}."
+        )
+    return splits
+
+
+def _check_facts(path: Path, splits: dict[str, list[Prompt]], facts: Facts | None) -> None:
+    if facts is None:
+        return
     for prompt in (p for prompts in splits.values() for p in prompts):
         for fact, value in prompt.facts.items():
-            if value not in FACTS.get(fact, ()):
+            if value not in facts.get(fact, ()):
                 raise UserError(
                     f'evaluation.prompts={path} says {fact}: {value} of "{prompt.text}"; allowed are '
-                    f"{fact + ': ' + ', '.join(FACTS[fact]) if fact in FACTS else 'the facts ' + ', '.join(FACTS)}."
+                    f"{fact + ': ' + ', '.join(facts[fact]) if fact in facts else 'the facts ' + ', '.join(facts)}."
                 )
-    return splits
 
 
 def _dreambench(path: Path, text: str) -> dict[str, list[Prompt]]:

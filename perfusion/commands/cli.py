@@ -1,0 +1,54 @@
+"""The one console command: `perfusion APP [Hydra overrides]`."""
+
+import sys
+from typing import NoReturn
+
+from perfusion.errors import UserError, install
+
+APPS = {  # name: (module, what it does)
+    "train": ("perfusion.learning.train", "learn a concept from pictures"),
+    "generate": ("perfusion.commands.generate", "draw prompts with learned concepts"),
+    "evaluate": ("perfusion.evaluation.evaluate", "score a concept over prompts, noises and operating points"),
+    "collect": ("perfusion.experiments.collect", "join an experiment's jobs into one table, with intervals"),
+    "report": ("perfusion.experiments.report", "one self-contained HTML page of a run or of an experiment"),
+    "covariance": ("perfusion.commands.covariance", "measure a model's C over captions, into a file"),
+    "import": ("perfusion.commands.interchange", "turn a .ckpt concept of ChenDarYen's Perfusion into a concept file"),
+    "measure": ("perfusion.emojiland.measure", "measure Emojiland's models on what they never saw"),
+}
+FILE_APPS = {  # of perfusion.commands.concept_files: words in place of overrides
+    "info": "print a concept file's metadata and shapes: perfusion info FILE",
+    "export": "write its embedding for other programs: perfusion export FILE --textual-inversion OUT",
+    "push": "upload it to the Hugging Face hub: perfusion push FILE user/name [--private]",
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run an app; a user's mistake is one sentence on standard error and exit code 2."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: perfusion APP [Hydra overrides] [-m]\n")
+        print("\n".join(f"  {app:12}{what}" for app, (_, what) in APPS.items()))
+        print("\n".join(f"  {app:12}{what}" for app, what in FILE_APPS.items()))
+        print("\nperfusion APP --help lists an app's configuration.")
+        sys.exit(0)
+    app, overrides = argv[0], argv[1:]
+    if app in FILE_APPS:
+        try:
+            from perfusion.commands import concept_files
+
+            return concept_files.main(app, overrides)
+        except UserError as error:
+            refuse(str(error))
+    if app not in APPS:
+        refuse(f"{app} is not an app of perfusion; allowed are: {', '.join([*APPS, *FILE_APPS])}.")
+    try:
+        from perfusion.commands import apps
+    except ModuleNotFoundError as error:
+        refuse(f"{app} needs {error.name}, which is not installed; install it with {install('train')}.")
+    apps.start(app, overrides)
+
+
+def refuse(sentence: str) -> NoReturn:
+    """End with one sentence on standard error and exit code 2."""
+    print(f"perfusion: {sentence}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,51 @@
+"""perfusion info, export and push: what is done with a concept file alone, no model and no configuration."""
+
+import argparse
+import os
+
+from perfusion.atomic import whole
+from perfusion.method.concept import Concept, read_file
+from perfusion.method.hub import push
+
+
+def info(path: str) -> str:
+    """Metadata and shapes of a concept file, local or hf://, a line each. Raises UserError for what is not one."""
+    concept = read_file(path)
+    lines = [("file", f"{concept.path}, {concept.path.stat().st_size} bytes"), *concept.fields.items()]
+    lines += [(name, list(concept.arrays[name].shape)) for name in ("i_star", "c_inv_i_star", "embedding")]
+    for name in ("o_star_v", "o_star_k"):
+        kept = f"{len(concept.layers)} layers, {sum(concept.layers.values())} numbers"
+        lines.append((name, kept if name in concept.arrays else "not stored: W_K . super-category"))
+    lines += [(f"  {name}", [width]) for name, width in concept.layers.items()]
+    lines += [(f"config.{name}", value) for name, value in concept.config.items()]
+    return "\n".join(f"{name:18} {value}" for name, value in lines)
+
+
+def export_textual_inversion(concept: Concept, path: str | os.PathLike) -> None:
+    """Write the concept's embedding as {"<teddy*>": [1, d_tok]}: what `pipe.load_textual_inversion` of diffusers reads.
+
+    Only the word embedding goes along, without o* and gate: a weaker concept, that any program can load.
+    """
+    from safetensors.torch import save_file
+
+    with whole(path) as part:
+        save_file({f"<{concept.trigger}>": concept.embedding[None].contiguous()}, part, {"base_id": concept.base_id})
+
+
+def main(app: str, argv: list[str]) -> None:
+    """Run one of the three on the command line's words."""
+    parser = argparse.ArgumentParser(prog=f"perfusion {app}")
+    parser.add_argument("file", help="a concept file, or hf://user/repo[/file]")
+    if app == "export":
+        parser.add_argument("--textual-inversion", required=True, metavar="OUT", help="the .safetensors to write")
+    if app == "push":
+        parser.add_argument("repo", help="user/name on the Hugging Face hub")
+        parser.add_argument("--private", action="store_true", help="seen by you alone")
+    arguments = parser.parse_args(argv)
+    if app == "info":
+        print(info(arguments.file))
+    elif app == "export":
+        export_textual_inversion(Concept.load(arguments.file), arguments.textual_inversion)
+        print(f"embedding: {arguments.textual_inversion}, for pipe.load_textual_inversion")
+    else:
+        print(f"pushed: {push(Concept.load(arguments.file), arguments.repo, arguments.private)}")

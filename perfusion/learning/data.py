@@ -1,0 +1,122 @@
+"""A concept's pictures: checked, cropped square around the mask, encoded once (mirrored too), drawn into batches."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from perfusion.errors import UserError
+from perfusion.learning.masks import alpha_mask, mask_path, on_white, overlay, read_mask, save_mask, segment, square_box
+from perfusion.plots import grid
+
+KINDS = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def picture_paths(folder: str | Path) -> list[Path]:
+    """The pictures in a folder, by name, masks left out. Raises UserError where there are none."""
+    folder = Path(folder)
+    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in KINDS and not p.name.endswith(".mask.png"))
+    if not found:
+        raise UserError(
+            f"concept.images={folder} has no pictures; put 1-7 photos of the concept there, as {', '.join(KINDS)}."
+        )
+    return found
+
+
+def read_picture(path: Path) -> Image.Image:
+    """The picture in its own mode, upright by its EXIF tag. Raises UserError where it cannot be read."""
+    try:
+        with Image.open(path) as opened:
+            return ImageOps.exif_transpose(opened)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(
+            f"picture {path} cannot be read ({error}); replace it by a whole {', '.join(KINDS)} file, or remove it."
+        ) from error
+
+
+def real_pictures(folder: str | Path) -> list[Image.Image]:
+    """A concept's pictures as scores see them: RGB, what is transparent white, whole."""
+    return [on_white(read_picture(path)) for path in picture_paths(folder)]
+
+
+class ConceptData:
+    """`count` pictures as latents [n, C, h, w] and masks [n, 1, h, w] in [0, 1]; n is doubled by mirroring.
+
+    masks: "clipseg", or None for the whole picture. With "clipseg" a picture's mask is the file beside it, else its
+    alpha channel, else zero-shot by `segmenter`. Transparent pixels become white. A picture that is not square is
+    cropped to the square that holds most of its mask, to the middle without one.
+    """
+
+    def __init__(
+        self, paths: list[Path], resolution: int, super_category: str, segmenter: str, masks: str | None, flip: bool
+    ):
+        opened = [read_picture(p) for p in paths]
+        pictures = [on_white(p) for p in opened]
+        found: list = [None] * len(paths)
+        if masks:
+            _check_names(paths)
+            found = [read_mask(p, picture.size) or _alpha(p, o) for p, picture, o in zip(paths, pictures, opened)]
+            todo = [i for i, mask in enumerate(found) if mask is None]
+            if todo:
+                for i, mask in zip(todo, segment([pictures[i] for i in todo], [super_category] * len(todo), segmenter)):
+                    save_mask(paths[i], mask)
+                    found[i] = mask
+            boxes = [square_box(p.size, mask) for p, mask in zip(pictures, found)]
+            pictures, found = ([p.crop(box) for p, box in zip(part, boxes)] for part in (pictures, found))
+        self.pictures, self.masks = pictures, found
+        self.resolution, self.flip = resolution, flip
+
+    def show(self, path: Path) -> None:
+        """A picture of what training will see: the pictures as cropped, and below what their masks leave of them."""
+        rows = [("pictures", [("", p) for p in self.pictures])]
+        if None not in self.masks:
+            rows.append(("masked", [("", overlay(p, m)) for p, m in zip(self.pictures, self.masks)]))
+        grid(rows, path)
+
+    @torch.no_grad()
+    def encode(self, vae) -> "ConceptData":
+        """Encode every picture once with the frozen VAE; its mean latents are what training sees."""
+        square = lambda picture: ImageOps.fit(picture, (self.resolution, self.resolution), Image.Resampling.LANCZOS)
+        x = torch.stack([pil_to_tensor(square(p)) for p in self.pictures]).to(vae.device) / 127.5 - 1
+        m = torch.stack([pil_to_tensor(square(m)) / 255 if m else torch.ones(1, *x.shape[-2:]) for m in self.masks])
+        if self.flip:
+            x, m = torch.cat([x, x.flip(-1)]), torch.cat([m, m.flip(-1)])
+        at_once = 4 if self.resolution <= 256 else 1
+        upcast = vae.dtype == torch.float16 and vae.config.force_upcast  # SDXL's overflows in float16
+        if upcast:
+            vae.float()
+        mean = torch.cat([vae.encode(part.to(vae.dtype)).latent_dist.mean for part in x.split(at_once)]).float()
+        if upcast:
+            vae.half()
+        self.latents = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+        self.soft_masks = interpolate(m.to(vae.device), size=self.latents.shape[-2:], mode="area")
+        return self
+
+    def batch(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`size` latents and masks drawn with a generator: the same for the same generator state."""
+        rows = torch.randint(len(self.latents), (size,), generator=generator)
+        return self.latents[rows], self.soft_masks[rows]
+
+
+def _alpha(path: Path, picture: Image.Image) -> Image.Image | None:
+    mask = alpha_mask(picture)
+    if mask and not mask.getbbox():
+        raise UserError(
+            f"picture {path} is transparent throughout, so nothing would be learned from it; replace or remove it, or "
+            f"put a mask beside it as {mask_path(path).name}."
+        )
+    return mask
+
+
+def _check_names(paths: list[Path]) -> None:
+    seen: dict[str, Path] = {}
+    for path in paths:
+        other = seen.setdefault(path.stem, path)
+        if other is not path:
+            raise UserError(
+                f"pictures {other.name} and {path.name} would share the mask {mask_path(path).name}; "
+                "rename one of them."
+            )

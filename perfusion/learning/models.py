@@ -1,0 +1,219 @@
+"""The configured base model: a stock diffusers pipeline, and its inverse covariance.
+
+model.path is a folder that save_pretrained wrote, an id of the Hugging Face hub, or one .safetensors or .ckpt file of the
+original layout; the latter needs model.config, a folder or hub id whose configurations and tokenizer it goes by.
+"""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+
+import diffusers
+import hydra
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from huggingface_hub import hf_hub_download
+from omegaconf import DictConfig
+from transformers import AutoTokenizer, CLIPTextConfig
+
+from perfusion.config import check_counts, home
+from perfusion.errors import UserError
+from perfusion.learning.captions import Captions
+from perfusion.method.covariance import TOKENS, Covariance, second_moment
+from perfusion.method.fingerprint import base_hash
+from perfusion.method.text_encoders import text_encoder_of
+
+FILES = {"path": "model_index.json", "config": "model_index.json", "segmenter": "config.json"}
+DTYPES = ("float32", "float16", "bfloat16")
+ATTENTIONS = (None, "sdpa", "sliced", "xformers")
+SCHEDULERS = [kind.name for kind in KarrasDiffusionSchedulers]  # those that Stable Diffusion's pipelines can draw with
+
+
+def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter", "scorer")) -> None:
+    """Raises UserError where the model's parts are not to be had here, or a key of it is wrong; no weights are loaded."""
+    for key, allowed in (("dtype", DTYPES), ("attention", ATTENTIONS)):
+        if model.get(key) not in allowed:
+            raise UserError(f"model.{key}={model.get(key)} is unknown; allowed are: {', '.join(map(str, allowed))}.")
+    if model.get("scheduler") and model.scheduler not in SCHEDULERS:
+        raise UserError(
+            f"model.scheduler={model.scheduler} is unknown; allowed are null, for the pipeline's own, and: "
+            f"{', '.join(SCHEDULERS)}."
+        )
+    check_counts(model, "resolution", "steps", "draw_batch", prefix="model.")
+    if model.resolution % 8:
+        raise UserError(f"model.resolution={model.resolution} does not work; a multiple of 8 is allowed.")
+    if model.get("attention") == "xformers" and importlib.util.find_spec("xformers") is None:
+        raise UserError("model.attention=xformers needs the package xformers; allowed without it are sdpa and sliced.")
+    if "path" in parts and is_single_file(model):
+        if not Path(model.path).is_file():
+            raise UserError(f"model.path={model.path} does not exist; give a checkpoint file, a folder or a hub id.")
+        if not model.get("config"):
+            raise UserError(
+                f"model.path={model.path} is a single file and model.config={model.get('config')}; give a folder or hub id "
+                "of the same kind of model, whose configurations and tokenizer it goes by."
+            )
+        parts = ("config", *(part for part in parts if part != "path"))
+    for key in parts:
+        if key != "scorer":
+            _check_source(key, model[key], FILES[key])
+        elif model.scorer.startswith("local-dir:"):
+            _check_source(key, model.scorer.removeprefix("local-dir:"), "open_clip_config.json")
+        elif tuple(model.scorer.split("/", 1)) not in _pretrained():
+            raise UserError(
+                f"model.scorer={model.scorer} is no NAME/TAG of open_clip; allowed are local-dir:FOLDER and those of "
+                "open_clip.list_pretrained(), such as ViT-B-32/openai."
+            )
+
+
+def _pretrained() -> list[tuple[str, str]]:
+    import open_clip
+
+    return open_clip.list_pretrained()
+
+
+def _check_source(key: str, source: str, file: str) -> None:
+    """Whether `file` is in a folder, or in the cache or on the hub."""
+    if Path(source).is_absolute() or Path(source).is_dir():
+        if not (Path(source) / file).exists():
+            raise UserError(
+                f"model.{key}={source} has no {file}; give a folder that has, or a hub id, "
+                "or make Emojiland's models with `make emojiland`."
+            )
+        return
+    try:
+        try:
+            hf_hub_download(source, file, local_files_only=True)
+        except OSError:
+            hf_hub_download(source, file)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.{key}={source} is no folder here and not in the Hugging Face cache, and could not be fetched "
+            f"({type(error).__name__}: {_first_sentence(error)}); give a local folder, or download it once where there is a "
+            "network, with its licence accepted (HF_HOME says where the cache is)."
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
+
+
+def check_device(device: str | None) -> str:
+    """The device itself, or for None the GPU if there is one, else the CPU. Raises UserError where it is not here."""
+    try:
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"device={device} cannot be used here ({_first_sentence(error)}); give cpu, or null for what there is."
+        ) from error
+    return device
+
+
+def encodings_width(model: DictConfig) -> int:
+    """How wide the encodings are that the cross-attentions see, out of the configurations alone."""
+    source = model.config if is_single_file(model) else model.path
+    parts = [name for name in ("text_encoder", "text_encoder_2") if name in DiffusionPipeline.load_config(source)]
+    return sum(CLIPTextConfig.from_pretrained(source, subfolder=name).hidden_size for name in parts)
+
+
+def is_single_file(model: DictConfig) -> bool:
+    return Path(model.path).suffix in (".safetensors", ".ckpt")
+
+
+def load_tokenizer(model: DictConfig):
+    """The (first) tokenizer alone, to check words before any weights load. Raises UserError where it is not there."""
+    source = model.config if is_single_file(model) else model.path
+    try:
+        return AutoTokenizer.from_pretrained(source, subfolder="tokenizer")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model {source} has no tokenizer that can be loaded ({_first_sentence(error)}); give a whole pipeline."
+        ) from error
+
+
+def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
+    """The stock pipeline of `model` on a device, quiet. Raises UserError where it is not there."""
+    check_model(model, ("path",))
+    # A concept is bound to the weights by their hash, which float32 and float16 share and bfloat16 has not: so bfloat16
+    # is a cast of float16, and the pipeline remembers the hash.
+    dtype = getattr(torch, model.dtype)
+    load = {"dtype": torch.float16 if dtype == torch.bfloat16 else dtype}
+    try:
+        if is_single_file(model):
+            names = DiffusionPipeline.load_config(model.config)
+            cls = StableDiffusionXLPipeline if "text_encoder_2" in names else StableDiffusionPipeline
+            unsafe = {"safety_checker": None} if cls is StableDiffusionPipeline else {}
+            pipe = cls.from_single_file(model.path, config=model.config, **unsafe, **load)
+        else:
+            pipe = DiffusionPipeline.from_pretrained(model.path, **load)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"model.path={model.path} cannot be loaded ({_first_sentence(error)}); give a whole pipeline: a folder, a hub "
+            "id that is cached or can be reached, or a single file with model.config."
+        ) from error
+    pipe.set_progress_bar_config(disable=True)
+    pipe.register_to_config(_name_or_path=model.id)
+    if model.get("scheduler"):
+        pipe.scheduler = getattr(diffusers, model.scheduler).from_config(pipe.scheduler.config)
+    if dtype == torch.bfloat16:
+        pipe._perfusion_base_hash = base_hash(text_encoder_of(pipe), pipe.unet)
+        pipe.to(dtype)
+    pipe.to(device)
+    if pipe.device.type == "cpu":  # convolutions are a fifth to a quarter faster so, on processors without bfloat16
+        for part in (pipe.unet, pipe.vae):
+            part.to(memory_format=torch.channels_last)
+    if model.get("gradient_checkpointing"):
+        pipe.unet.enable_gradient_checkpointing()
+    if model.get("attention") == "sliced":
+        pipe.enable_attention_slicing()
+    elif model.get("attention") == "xformers":
+        try:
+            pipe.enable_xformers_memory_efficient_attention()
+        except (ModuleNotFoundError, ValueError) as error:
+            raise UserError(
+                f"model.attention=xformers cannot be had ({_first_sentence(error)}); allowed without it are sdpa and sliced."
+            ) from error
+    return pipe
+
+
+def check_covariance(
+    model: DictConfig,
+    captions: int | None,
+    tokens: str | None,
+    source: str | None = None,
+    file: str | None = None,
+) -> None:
+    """Raises UserError where the configured C cannot be had; nothing is measured."""
+    if file:
+        Covariance.load(file).check_width(encodings_width(model), file)
+    elif source:
+        Captions(source).check()
+    if not file and tokens not in TOKENS:
+        raise UserError(f'covariance.tokens="{tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
+
+
+@cache  # Emojiland's 100,000 take eight seconds, and every job of a sweep asks for them
+def own_captions(module: str, count: int) -> list[str]:
+    """The first `count` captions of model.captions, the name of a module."""
+    return hydra.utils.get_object(f"{module}.captions")(count)
+
+
+def covariance(
+    pipe,
+    model: DictConfig,
+    captions: int | None,
+    tokens: str | None,
+    source: str | None = None,
+    file: str | None = None,
+) -> Covariance:
+    """C out of `file`, or over `captions` captions of `source` or of the model's own, measured once and cached."""
+    if file:
+        found = Covariance.load(file)
+        found.check_encoder(text_encoder_of(pipe), file)
+        return found
+    texts = Captions(source, captions) if source else own_captions(model.captions, captions)
+    return second_moment(
+        texts, pipe.tokenizer, text_encoder_of(pipe), tokens,
+        cache_dir=home() / "covariance", shipped=model.get("covariances"),
+    )  # fmt: skip

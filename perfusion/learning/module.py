@@ -1,0 +1,198 @@
+"""PerfusionModule: a frozen text-to-image model, and the few numbers that learn a concept (method.md 4)."""
+
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
+import pytorch_lightning as pl
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
+
+from perfusion.errors import UserError
+from perfusion.learning.data import ConceptData
+from perfusion.method.concept import Concept
+from perfusion.method.edit import augment, target_key
+from perfusion.method.layers import cross_attentions, lock_o_star_k, widen
+from perfusion.method.text import TEMPLATES, add_placeholders, encode_pooled, mean_at, super_encoding, word_embedding
+from perfusion.method.text_encoders import text_encoder_of
+
+
+class PerfusionModule(pl.LightningModule):
+    """Trains the embedding [d_tok] and o*_V {layer: [d_l]} (and o*_K under lock="trained"); i* follows as an average.
+
+    The denoising error is weighted by the soft mask: per image sum(m err) / sum(m), err averaged over channels.
+    Everything random in a step follows from (seed, step), so a resumed run is the uninterrupted one.
+
+    Args:
+        pipe: a stock diffusers Stable Diffusion pipeline, SDXL among them; its unet is widened while attached, and never
+            trained. It belongs on the device that trains (models.load_pipeline's user puts it there).
+        C_inv: [d, d] from edit.inverse_metric.
+        learning_rate: {"o_star", "embedding", "relative"}: relative multiplies o_star's by each layer's starting RMS.
+        i_star_decay: .99; i* <- decay i* + (1 - decay) mean encoding at the concept's token, once an optimiser step.
+        masked_prior: outside the mask, the frozen model's prediction for the super-category's prompt is the target.
+        i_star_gradient: straight-through; i* keeps its value and takes the gradient of the batch's mean encoding
+            (under DDP, of each process's own).
+    """
+
+    def __init__(
+        self,
+        pipe,
+        data: ConceptData,
+        trigger: str,
+        super_category: str,
+        C_inv: Tensor,
+        *,
+        beta: float,
+        tau: float,
+        lock: str,
+        batch_size: int,
+        learning_rate: dict,
+        i_star_decay: float,
+        seed: int,
+        masked_prior: bool = False,
+        i_star_gradient: bool = False,
+        templates=TEMPLATES,
+    ):
+        super().__init__()
+        self.pipe, self.data, self.trigger, self.super_category = pipe, data, trigger, super_category
+        self.beta, self.tau, self.lock, self.batch_size, self.seed = beta, tau, lock, batch_size, seed
+        self.learning_rate, self.i_star_decay, self.templates = learning_rate, i_star_decay, templates
+        self.masked_prior, self.i_star_gradient = masked_prior, i_star_gradient
+        text_encoder = text_encoder_of(pipe)
+        for frozen in (pipe.unet, pipe.vae, text_encoder):
+            frozen.requires_grad_(False).eval()
+        self.tokenizer, ids = add_placeholders(pipe.tokenizer, [trigger])
+        self.token_id = ids[trigger]
+        # Not an attribute of its own: a Module's modules are saved with it.
+        self.encode = partial(encode_pooled, self.tokenizer, text_encoder)
+        # Many folders' own scheduler (Euler, PNDM) adds noise on another scale than the model was trained with.
+        self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
+        encoding = super_encoding(pipe.tokenizer, text_encoder, super_category)
+        self.register_buffer("C_inv", C_inv.to(encoding), persistent=False)
+        self.register_buffer("i_star", encoding.clone())
+        self.register_buffer("i_star_start", encoding.clone(), persistent=False)
+        self.embedding = nn.Parameter(word_embedding(pipe.tokenizer, text_encoder, super_category))
+        self.layers = list(cross_attentions(pipe.unet))
+        values = {
+            n: nn.functional.linear(encoding, a.to_v.weight.float()) for n, a in cross_attentions(pipe.unet).items()
+        }
+        self.o_star_v = nn.ParameterList([nn.Parameter(values[name][None]) for name in self.layers])
+        keys = lock_o_star_k(pipe.unet, encoding[None])
+        self.o_star_k = nn.ParameterList(
+            [nn.Parameter(keys[name]) for name in self.layers] if lock == "trained" else []
+        )
+        self._locked = None if lock == "trained" else keys
+        self._sum, self._count = torch.zeros_like(encoding), 0
+        self.attach()
+
+    # -- the widened model --------------------------------------------------------------------------------------------
+    def attach(self) -> None:
+        """Widen the pipeline's cross-attentions around the very Parameters that are trained."""
+        o_star_k = dict(zip(self.layers, self.o_star_k)) if self._locked is None else self._locked
+        self.widened = widen(self.pipe.unet, self.i_star[None], dict(zip(self.layers, self.o_star_v)), o_star_k)
+
+    @contextmanager
+    def detached(self):
+        """The pipeline as it came, for as long as a with-block: to draw through the road users take."""
+        self.widened.restore()
+        try:
+            yield self.pipe
+        finally:
+            self.attach()
+
+    def concept(self, **metadata) -> Concept:
+        """What is learned so far, apart from this module."""
+        copies = lambda parameters: {n: p.detach()[0].float().cpu().clone() for n, p in zip(self.layers, parameters)}
+        return Concept(
+            self.trigger, self.super_category, self.i_star.cpu().clone(), target_key(self.C_inv, self.i_star).cpu(),
+            self.embedding.detach().cpu().clone(), copies(self.o_star_v),
+            copies(self.o_star_k) if self.lock == "trained" else None,
+            lock=self.lock, beta=self.beta, tau=self.tau, steps=self.global_step, **metadata,
+        )  # fmt: skip
+
+    # -- training -----------------------------------------------------------------------------------------------------
+    def on_load_checkpoint(self, checkpoint) -> None:
+        # The buffer i_star is loaded after this; the widened layers read it at the next step.
+        self.widened.set_i_star(checkpoint["state_dict"]["i_star"][None])
+
+    def training_step(self, _, batch_index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch_index)
+        # Every process draws the same batch for all of them and takes its share: n processes are one with n batches.
+        world, rank = (self._trainer.world_size, self._trainer.global_rank) if self._trainer else (1, 0)
+        total, own = self.batch_size * world, slice(rank * self.batch_size, (rank + 1) * self.batch_size)
+        x, mask = (t[own].to(self.device) for t in self.data.batch(total, generator))
+        chosen = torch.randint(len(self.templates), (total,), generator=generator)[own]
+        prompts = [self.templates[i].format(self.trigger) for i in chosen]
+        with torch.autocast(self.device.type, enabled=False):  # energies want all the precision that the encodings have
+            e, ids, pooled = self.encode(prompts, {self.token_id: self.embedding})
+        here = mean_at(e.float(), ids == self.token_id)
+        i_star = here + (self.i_star - here).detach() if self.i_star_gradient else self.i_star
+        here = here.detach()
+        self._sum, self._count = self._sum.to(here) + here, self._count + 1
+
+        key = target_key(self.C_inv, i_star)
+        gated = augment(e, i_star[None], key[None], torch.tensor([[self.beta]]), torch.tensor([[self.tau]]))
+        scheduler = self.noising
+        steps = scheduler.config.num_train_timesteps
+        t = torch.randint(steps, (total,), generator=generator)[own].to(self.device)
+        noise = torch.randn((total, *x.shape[1:]), generator=generator)[own].to(x)
+        noisy = scheduler.add_noise(x, noise, t).to(self.pipe.unet.dtype)
+        target = scheduler.get_velocity(x, noise, t) if scheduler.config.prediction_type == "v_prediction" else noise
+        both = torch.cat([gated, gated], -1)  # V's part, then K's
+        with self.widened.i_star_as(i_star[None]) if self.i_star_gradient else nullcontext():
+            predicted = self.pipe.unet(noisy, t, both, added_cond_kwargs=self.conditions(pooled)).sample.float()
+        loss = _masked(mask, (predicted - target).square())
+        if self.masked_prior:
+            loss = loss + _masked(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"training stopped: the loss is {loss.item()} at step {self.global_step}; "
+                f"learning_rate.o_star={self.learning_rate['o_star']} is too high or the precision too low: "
+                "halve the rate, or use trainer.precision=32-true."
+            )
+        self.log("loss", loss, prog_bar=True, batch_size=len(x))
+        at = (ids == self.token_id).to(gated.device)
+        self.log("gate", gated[..., -2][at].mean().detach(), batch_size=len(x))  # at the concept's own token
+        moved = (self.i_star - self.i_star_start).norm() / self.i_star_start.norm()
+        self.log("i_star_moved", moved, batch_size=len(x))
+        return loss
+
+    def conditions(self, pooled: Tensor) -> dict[str, Tensor] | None:
+        """What SDXL's unet is told beside the encodings: the pooled embeddings and the picture's size; None for others."""
+        if self.pipe.unet.config.addition_embed_type != "text_time":
+            return None
+        side = self.data.resolution
+        sizes = pooled.new_tensor([side, side, 0, 0, side, side])  # original size, upper left corner of the crop, size
+        return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
+
+    @torch.no_grad()
+    def _prior(self, noisy: Tensor, t: Tensor, chosen: Tensor) -> Tensor:
+        """The frozen model's prediction for the same prompts with the super-category's word."""
+        prompts = [self.templates[i].format(self.super_category) for i in chosen]
+        with torch.autocast(self.device.type, enabled=False):
+            e, _, pooled = self.encode(prompts, None)
+        with self.widened.paused():
+            return self.pipe.unet(noisy, t, e, added_cond_kwargs=self.conditions(pooled)).sample.float()
+
+    @torch.no_grad()
+    def optimizer_step(self, *args, **kwargs) -> None:
+        with torch.enable_grad():
+            super().optimizer_step(*args, **kwargs)
+        # Once per optimiser step, however many micro-batches it took; the mean over processes under DDP.
+        mean = self.trainer.strategy.reduce(self._sum / self._count, reduce_op="mean")
+        self.i_star.lerp_(mean.to(self.i_star), 1 - self.i_star_decay)
+        self.widened.set_i_star(self.i_star[None])
+        self._sum, self._count = torch.zeros_like(self.i_star), 0
+
+    def configure_optimizers(self):
+        rate = self.learning_rate
+        scale = lambda p: p.detach().square().mean().sqrt().item() if rate["relative"] else 1.0
+        groups = [{"params": [self.embedding], "lr": rate["embedding"]}]
+        groups += [{"params": [p], "lr": rate["o_star"] * scale(p)} for p in [*self.o_star_v, *self.o_star_k]]
+        return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def _masked(mask: Tensor, error: Tensor) -> Tensor:
+    """Per image sum(mask err) / sum(mask), err averaged over channels; mean over images. error [B, C, h, w]."""
+    error = error.mean(1, keepdim=True)
+    return ((mask * error).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)).mean()

@@ -1,0 +1,95 @@
+"""Which step to keep: every few steps draw the prompts, score them, keep the best concept (method.md 4, stopping)."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from PIL import Image
+
+from perfusion.learning.module import PerfusionModule
+from perfusion.method.pipeline import load_concepts
+from perfusion.method.sampling import draw
+from perfusion.plots import contact_sheet
+from perfusion.scorers import ClipScorer
+
+
+class Selection(pl.Callback):
+    """Draws through load_concepts, the road users take; from cfg.start on writes the concept file whenever the score improves.
+
+    Score: harmonic mean of the raw CLIP cosines, picture with real pictures and picture with its text, means over the
+    prompts; the concept's word is replaced by the super-category's for the text.
+    """
+
+    def __init__(
+        self,
+        cfg: DictConfig,
+        model: DictConfig,
+        scorer: ClipScorer,
+        real: list[Image.Image],
+        metadata: dict,
+        path: Path,
+    ):
+        self.cfg, self.model, self.scorer, self.metadata, self.path = cfg, model, scorer, metadata, path
+        self.real = scorer.images(real)
+        self.best, self.history = float("-inf"), []
+        self.drawn: list[tuple[str, Image.Image]] = []  # the last step's prompts and pictures
+
+    def on_train_batch_end(self, trainer, module: PerfusionModule, outputs, batch, batch_idx) -> None:
+        step = trainer.global_step
+        # Not at step 0, which is where the first of several accumulated micro-batches ends.
+        due = step > 0 and step % self.cfg.every == 0 if self.cfg.every else step == trainer.max_steps
+        if not trainer.is_global_zero:  # under DDP the first process draws, the others wait for it
+            return
+        if not due or (self.history and self.history[-1]["step"] == step):
+            return
+        concept = module.concept(**self.metadata)
+        scores = self.score(module, concept) if self.cfg.every else {"step": step, "score": 0.0}
+        self.history.append(scores)
+        late = [s["score"] for s in self.history if s["step"] >= min(self.cfg.start, trainer.max_steps)]
+        if late and scores["score"] > self.best:
+            self.best = scores["score"]
+            concept.save(self.path)
+        if late and self.cfg.patience and len(late) - 1 - late.index(max(late)) >= self.cfg.patience:
+            trainer.should_stop = True
+
+    @torch.no_grad()
+    def score(self, module: PerfusionModule, concept) -> dict:
+        prompts = list(self.cfg.prompts)
+        with module.detached() as pipe:
+            handle = load_concepts(pipe, {module.trigger: concept})
+            seeds = [self.cfg.seed + i for i in range(len(prompts))]
+            named = [p.format(module.trigger) for p in prompts]
+            with module.trainer.precision_plugin.forward_context():
+                drawn = draw(
+                    pipe, named, seeds, self.model.steps, self.model.guidance, batch_size=self.model.draw_batch,
+                    resolution=self.model.resolution,
+                )  # fmt: skip
+            handle.unload()
+        self.drawn = list(zip(named, drawn))
+        shown = self.path.parent / "selection"
+        shown.mkdir(exist_ok=True)
+        contact_sheet([drawn], shown / f"{module.global_step:04d}.png")
+        pictures, texts = (
+            self.scorer.images(drawn),
+            self.scorer.texts([p.format(module.super_category) for p in prompts]),
+        )
+        image, text = (pictures @ self.real.T).mean().item(), (pictures * texts).sum(-1).mean().item()
+        harmonic = 2 * image * text / (image + text) if image > 0 and text > 0 else 0.0
+        scores = {"image": image, "text": text, "score": harmonic}
+        module.log_dict({f"selection/{k}": v for k, v in scores.items()}, batch_size=1)
+        return {"step": module.global_step, **scores}
+
+    def state_dict(self) -> dict:
+        # The best concept so far travels with the checkpoint: a run resumed in another folder has it too.
+        kept = (
+            torch.frombuffer(bytearray(self.path.read_bytes()), dtype=torch.uint8)
+            if self.best > float("-inf")
+            else None
+        )
+        return {"best": self.best, "history": self.history, "file": kept}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best, self.history = state["best"], state["history"]
+        if state["file"] is not None:
+            self.path.write_bytes(bytes(state["file"].tolist()))

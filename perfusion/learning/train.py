@@ -1,0 +1,204 @@
+"""perfusion train: pictures and a super-category in, a concept file, a result.json and a picture out."""
+
+import time
+from pathlib import Path
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from perfusion.atomic import write_json
+from perfusion.config import CONF, check_counts, concept_of
+from perfusion.errors import UserError
+from perfusion.learning.data import ConceptData, picture_paths
+from perfusion.learning.models import check_covariance, check_model, covariance, load_pipeline, load_tokenizer
+from perfusion.learning.module import PerfusionModule
+from perfusion.learning.selection import Selection
+from perfusion.method.attention import look
+from perfusion.method.concept import LOCKS, Concept
+from perfusion.method.edit import inverse_metric
+from perfusion.method.fingerprint import hash_of
+from perfusion.method.pipeline import load_concepts
+from perfusion.method.sampling import draw
+from perfusion.method.text import add_placeholders, single_token
+from perfusion.plots import attention_rows, grid
+from perfusion.scorers import open_scorer
+
+SMALL = 32 * 32  # latents: above, plain products would fill the memory, which grows with the square (SD 1.5: 64 x 64)
+BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
+
+
+def train(cfg: DictConfig, folder: Path) -> dict:
+    """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, metrics.csv, masks.png, picture.png,
+    attention.png, selection/STEP.png and last.ckpt to `folder`.
+
+    Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work.
+    """
+    failed = True
+    try:
+        result = _train(cfg, folder)
+        failed = False
+        return result
+    finally:
+        if "wandb" in cfg.logger:
+            from perfusion.learning.dashboard import finish
+
+            finish(failed)
+
+
+def _train(cfg: DictConfig, folder: Path) -> dict:
+    started = time.perf_counter()
+    concept_cfg = concept_of(cfg)
+    check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
+    check_covariance(cfg.model, **cfg.covariance)
+    tokenizer = load_tokenizer(cfg.model)
+    single_token(tokenizer, concept_cfg.super_category)
+    add_placeholders(tokenizer, [concept_cfg.name])
+    if cfg.masks not in ("clipseg", None):
+        raise UserError(f"masks={cfg.masks} is unknown; allowed are clipseg and null.")
+    if cfg.lock not in LOCKS:
+        raise UserError(f"lock={cfg.lock} is unknown; a concept is trained with one of: {', '.join(LOCKS)}.")
+    check_counts(cfg, "batch_size", "max_steps", *(["shots"] if cfg.shots is not None else []))
+    if cfg.i_star_gradient and cfg.model.get("gradient_checkpointing"):
+        raise UserError(
+            "i_star_gradient=true does not go with model.gradient_checkpointing=true; set one of them to false."
+        )
+    if cfg.resume and not Path(cfg.resume).is_file():
+        raise UserError(f"resume={cfg.resume} does not exist; give a run's last.ckpt, or null to start anew.")
+    checkpoint = ModelCheckpoint(
+        folder, filename="last", every_n_train_steps=cfg.selection.every or cfg.max_steps, enable_version_counter=False
+    )
+    trainer = trainer_of(cfg, checkpoint, folder)
+    data = ConceptData(
+        picture_paths(concept_cfg.images)[: cfg.shots],
+        cfg.model.resolution,
+        concept_cfg.super_category,
+        cfg.model.segmenter,
+        cfg.masks,
+        cfg.flip,
+    )
+    if cfg.masks:
+        data.show(folder / "masks.png")
+        print(f"masks:    {folder / 'masks.png'} (edit the .mask.png beside a picture to change one)")
+
+    scorer = open_scorer(cfg.model.scorer)  # before the long part: it may have to be downloaded
+    pl.seed_everything(cfg.seed, verbose=False)
+    pipe = load_pipeline(cfg.model, trainer.strategy.root_device)
+    positions = (cfg.model.resolution // pipe.vae_scale_factor) ** 2
+    if pipe.device.type == "cpu" and not cfg.model.get("attention") and positions <= SMALL:
+        pipe.unet.set_attn_processor(AttnProcessor())  # the fused kernel's backward is slower than plain products there
+    # Frozen from here on, so remembered: load_concepts asks for it at every selection.
+    hash = pipe._perfusion_base_hash = hash_of(pipe)
+    C = covariance(pipe, cfg.model, **cfg.covariance)
+    module = PerfusionModule(
+        pipe, data.encode(pipe.vae), concept_cfg.name, concept_cfg.super_category, inverse_metric(C.C, cfg.model.shrinkage),
+        beta=cfg.beta, tau=cfg.tau, lock=cfg.lock, batch_size=cfg.batch_size, i_star_decay=cfg.i_star_decay, seed=cfg.seed,
+        learning_rate=OmegaConf.to_container(cfg.model.learning_rate), masked_prior=cfg.masked_prior,
+        i_star_gradient=cfg.i_star_gradient,
+    )  # fmt: skip
+    settings = OmegaConf.to_container(cfg, resolve=True)
+    names = ("seed", "lock", "masks", "shots", "flip", "batch_size", "max_steps", "i_star_decay", "masked_prior")
+    short = {k: settings[k] for k in (*names, "i_star_gradient")}
+    metadata = {
+        "base_id": cfg.model.id,
+        "base_hash": hash,
+        "covariance_hash": C.hash,
+        "shrinkage": cfg.model.shrinkage,
+        "licence": cfg.model.licence,
+        "config": short,
+    }
+    file = folder / "concept.safetensors"
+    selection = Selection(cfg.selection, cfg.model, scorer, data.pictures, metadata, file)
+    trainer.callbacks.insert(0, selection)
+    remote = next((logger for logger in trainer.loggers if type(logger).__name__ == "WandbLogger"), None)
+    if remote:
+        from perfusion.learning.dashboard import Dashboard, show_end
+
+        trainer.callbacks.insert(1, Dashboard(remote, selection, settings, folder))
+    micro = cfg.max_steps * cfg.trainer.accumulate_grad_batches
+    trainer.fit(module, range(micro), ckpt_path=cfg.resume, weights_only=True)
+    seconds = time.perf_counter() - started
+    if not trainer.is_global_zero:  # under DDP the first process alone writes
+        return {}
+
+    concept = Concept.load(file)
+    if cfg.concept_file:
+        concept.save(cfg.concept_file)
+    module.widened.restore()
+    if cfg.picture:
+        show(pipe, concept, data, cfg, folder / "picture.png")
+    if cfg.attention:
+        show_attention(pipe, concept, cfg, folder / "attention.png")
+    result = {
+        "concept": concept_cfg.name, "train_seconds": round(seconds, 1), "kept_step": concept.steps,
+        "trainable": sum(p.numel() for p in module.parameters()), "file_bytes": file.stat().st_size,
+        "covariance_condition": C.condition, "selection": selection.history,
+    }  # fmt: skip
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    write_json(folder / "result.json", result)
+    if remote:
+        show_end(remote, folder, concept)
+    print(f"concept:  {cfg.concept_file or file}" + (f"\npicture:  {folder / 'picture.png'}" if cfg.picture else ""))
+    print(f"{concept_cfg.name}: step {concept.steps} of {cfg.max_steps} kept, {seconds:.0f} s")
+    return result
+
+
+def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl.Trainer:
+    """The Lightning trainer of cfg.trainer. Raises UserError where this machine has not what it asks for."""
+    try:
+        return pl.Trainer(
+            **cfg.trainer, max_steps=cfg.max_steps, callbacks=[checkpoint], logger=loggers_of(cfg.logger, folder),
+            default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5,
+        )  # fmt: skip
+    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+        raise UserError(
+            f"trainer={OmegaConf.to_container(cfg.trainer)} cannot run here ({' '.join(str(error).split())}); "
+            f"allowed are: {', '.join(sorted(p.stem for p in (CONF / 'trainer').glob('*.yaml')))}, on a machine that has "
+            "what they name."
+        ) from error
+
+
+def loggers_of(logger: DictConfig, folder: Path) -> list:
+    """The one logger of conf/logger/csv.yaml, or several by name; each writes to `folder` or to its own save_dir."""
+    several = [logger] if "_target_" in logger else [logger[name] for name in logger]
+    # Absolute, as wandb's own process keeps the working directory that it was started in.
+    return [hydra.utils.instantiate(one, save_dir=one.get("save_dir") or str(folder.resolve())) for one in several]
+
+
+@torch.no_grad()
+def show_attention(pipe, concept: Concept, cfg: DictConfig, path: Path) -> None:
+    """Where the words of the selection's first four prompts are looked at."""
+    prompts = [p.format(concept.trigger) for p in cfg.selection.prompts[:4]]
+    handle = load_concepts(pipe, {concept.trigger: concept})
+    looked = look(pipe, prompts, [cfg.selection.seed + i for i in range(len(prompts))], cfg.model)
+    handle.unload()
+    grid(attention_rows(looked), path)
+
+
+@torch.no_grad()
+def show(pipe, concept: Concept, data: ConceptData, cfg: DictConfig, path: Path) -> None:
+    """The photos, the base model's idea of the word, the concept in the selection's prompts at three biases."""
+    prompts = list(cfg.selection.prompts)
+    seeds = [cfg.selection.seed + i for i in range(len(prompts))]
+    word, trigger = concept.super_category, concept.trigger
+    how = {"steps": cfg.model.steps, "guidance": cfg.model.guidance}
+    how |= {"batch_size": cfg.model.draw_batch, "resolution": cfg.model.resolution}
+    base = draw(pipe, [p.format(word) for p in prompts], seeds, **how)
+    rows = [("photos", [("", p) for p in data.pictures[: len(prompts)]]),
+            ("base model", [(p.format(word), i) for p, i in zip(prompts, base)])]  # fmt: skip
+    handle = load_concepts(pipe, {trigger: concept})
+    for beta in BIASES:
+        with handle.gate(beta=beta):
+            named = [p.format(trigger) for p in prompts]
+            drawn = draw(pipe, named, seeds, **how)
+        rows.append((f"{trigger}\nbias {beta}", [(p.format(trigger), i) for p, i in zip(prompts, drawn)]))
+    handle.unload()
+    grid(rows, path)
+
+
+def run(cfg: DictConfig) -> dict:
+    return train(cfg, Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir))

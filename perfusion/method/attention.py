@@ -1,0 +1,128 @@
+"""Attention maps of a stock UNet, averaged over heads, layers and steps: where each token, and each word of a drawn prompt,
+is looked at (the paper's Figures 2 and 11)."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from perfusion.method.layers import cross_attentions
+from perfusion.method.sampling import draw
+from perfusion.method.text import tokenize
+
+SIDE = 32  # of a word's map
+
+
+class AttentionMaps:
+    """Running mean of cross-attention probabilities by token. `maps` is [B, T, side, side]; None before the first call.
+
+    Latents [.., height, width] need not be square; `seen` is told of them before every call of the UNet.
+    """
+
+    def __init__(self, side: int):
+        self.side, self.total, self.calls, self.latents = side, None, 0, None
+
+    def seen(self, unet, args: tuple, kwargs: dict) -> None:
+        """A forward pre-hook."""
+        self.latents = (args[0] if args else kwargs["sample"]).shape[-2:]
+
+    def add(self, probabilities: Tensor, heads: int) -> None:
+        """probabilities [B * heads, pixels, T] of one layer at one step."""
+        n, pixels, tokens = probabilities.shape
+        h, w = self.latents
+        while h * w > pixels:  # a downsampling convolution rounds up
+            h, w = -(-h // 2), -(-w // 2)
+        mean = probabilities.float().reshape(n // heads, heads, h, w, tokens).mean(1).permute(0, 3, 1, 2)
+        mean = interpolate(mean, size=(self.side, self.side), mode="bilinear") * (pixels / self.side**2)  # mass kept
+        self.total = mean if self.total is None else self.total + mean
+        self.calls += 1
+
+    @property
+    def maps(self) -> Tensor | None:
+        return None if self.total is None else self.total / self.calls
+
+
+class _Recorder(AttnProcessor):
+    """The plain processor, with its probabilities read on the way: what it computes stays the same."""
+
+    def __init__(self, maps: AttentionMaps):
+        self.maps = maps
+
+    def __call__(self, attn, *args, **kwargs):
+        scores = attn.get_attention_scores
+
+        def read(*inner):
+            probabilities = scores(*inner)
+            self.maps.add(probabilities, attn.heads)
+            return probabilities
+
+        attn.get_attention_scores = read
+        try:
+            return super().__call__(attn, *args, **kwargs)
+        finally:
+            del attn.get_attention_scores
+
+
+@contextmanager
+def attention_maps(unet, side: int):
+    """Record every cross-attention of `unet` while a with-block runs; the processors are put back afterwards.
+
+    Under classifier-free guidance the first half of the batch is the empty prompt's.
+    """
+    layers, maps = cross_attentions(unet).values(), AttentionMaps(side)
+    before = [layer.processor for layer in layers]
+    for layer in layers:
+        layer.set_processor(_Recorder(maps))
+    hook = unet.register_forward_pre_hook(maps.seen, with_kwargs=True)
+    try:
+        yield maps
+    finally:
+        hook.remove()
+        for layer, processor in zip(layers, before):
+            layer.set_processor(processor)
+
+
+@dataclass
+class Looked:
+    """A drawn picture, and each word's map [side, side]: the mean over heads, layers and steps of the word's tokens."""
+
+    prompt: str
+    picture: Image.Image
+    maps: dict[str, Tensor]
+
+
+def word_positions(tokenizer, prompt: str) -> dict[str, list[int]]:
+    """{word: positions of its tokens} in a tokenized prompt; a word said twice has the positions of both."""
+    ids, found, word, here = tokenize(tokenizer, [prompt])[0].tolist(), {}, "", []
+    added = tokenizer.get_added_vocab()
+    for position, token in enumerate(tokenizer.convert_ids_to_tokens(ids)[1:], 1):
+        if ids[position] == tokenizer.eos_token_id:
+            break
+        word, here = word + token.removesuffix("</w>"), [*here, position]
+        if token.endswith("</w>") or token in added:
+            found[word], word, here = found.get(word, []) + here, "", []
+    return found
+
+
+@torch.no_grad()
+def look(pipe, prompts: list[str], seeds: list[int], model, side: int = SIDE) -> list[Looked]:
+    """Draw as `draw` does, under classifier-free guidance, and record every word's map.
+
+    model: its steps, guidance, resolution and draw_batch, as conf/model has them.
+    """
+    found = []
+    for start in range(0, len(prompts), model.draw_batch):
+        part = slice(start, start + model.draw_batch)
+        with attention_maps(pipe.unet, side) as recorded:
+            pictures = draw(
+                pipe, prompts[part], seeds[part], model.steps, model.guidance, batch_size=model.draw_batch,
+                resolution=model.resolution,
+            )  # fmt: skip
+        for prompt, picture, maps in zip(prompts[part], pictures, recorded.maps[-len(pictures) :]):
+            words = word_positions(pipe.tokenizer, prompt)
+            found.append(Looked(prompt, picture, {word: maps[at].mean(0).cpu() for word, at in words.items()}))
+    return found

@@ -1,0 +1,240 @@
+"""C, the uncentred second moment of token encodings over many captions: streamed, resumable, cached.
+
+method.md 2.5, 2.6.
+"""
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from perfusion.atomic import whole
+from perfusion.errors import UserError, install
+from perfusion.method.fingerprint import tensors_hash
+
+TOKENS = ("valid", "content", "all")
+PUBLISHED = "perfusion_pytorch"  # in place of a file's path: the C that this package ships
+
+
+@dataclass
+class Covariance:
+    """C [d, d] in float64, the number of tokens it is the mean over, and the hash of all it was made from.
+
+    encoder: the hash of the text encoder it was measured on; "" where that is not known.
+    """
+
+    C: Tensor
+    count: int
+    hash: str
+    encoder: str = ""
+
+    @property
+    def condition(self) -> float:
+        """Largest over smallest eigenvalue, before shrinkage."""
+        eigenvalues = torch.linalg.eigvalsh(self.C)
+        return (eigenvalues[-1] / eigenvalues[0]).item()
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the file at once or not at all."""
+        _write(Path(path), {"C": self.C}, {"count": str(self.count), "hash": self.hash, "encoder": self.encoder})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Covariance":
+        """Read a file of `save`; "perfusion_pytorch" is SD 1.5's C published in that package (see `published`).
+
+        Raises UserError for what is not there, not a covariance, not finite or not symmetric.
+        """
+        if str(path) == PUBLISHED:
+            return published()
+        if not Path(path).is_file():
+            raise UserError(
+                f"covariance.file={path} does not exist; give a file that `perfusion covariance` wrote, "
+                f"{PUBLISHED} for SD 1.5's published one, or null to have it measured."
+            )
+        try:
+            with safe_open(path, framework="pt") as file:
+                C, metadata = file.get_tensor("C").double(), file.metadata() or {}
+        except SafetensorError as error:
+            raise UserError(
+                f"covariance.file={path} is not a covariance ({error}); give a file that `perfusion covariance` wrote."
+            ) from error
+        _check(C, path)
+        hash = metadata.get("hash") or tensors_hash([C])
+        return cls(C, int(metadata.get("count", 0)), hash, metadata.get("encoder", ""))
+
+    def check_encoder(self, text_encoder, where: str) -> None:
+        """Raises UserError where this C is of other encodings than the text encoder's."""
+        self.check_width(text_encoder.config.hidden_size, where)
+        weights = text_encoder.state_dict().values()
+        hash = tensors_hash(weights)
+        rounded = any(w.dtype == torch.bfloat16 for w in weights)  # the hash knows float32 and float16 alone
+        if self.encoder not in ("", hash) and not rounded:
+            raise UserError(
+                f"covariance.file={where} is of text encoder {self.encoder}, this model's is {hash}: measure it with "
+                "`perfusion covariance` on this model."
+            )
+
+    def check_width(self, width: int, where: str) -> None:
+        """Raises UserError where the encodings of this C are not `width` wide; no weights are needed."""
+        if len(self.C) != width:
+            raise UserError(
+                f"covariance.file={where} is {len(self.C)} wide, the encodings of this model are {width} wide: measure "
+                "it with `perfusion covariance` on this model."
+            )
+
+
+def published() -> Covariance:
+    """SD 1.5's C (CLIP ViT-L/14, 768 x 768) as the package perfusion-pytorch ships it (MIT, made by Brad Vidler).
+
+    The package is found, not imported. Raises UserError where it is not installed.
+    """
+    spec = importlib.util.find_spec(PUBLISHED)
+    if spec is None:
+        raise UserError(
+            f"covariance.file={PUBLISHED} needs the package that holds it, which is not installed; "
+            f"install it with {install('covariance')}."
+        )
+    path = Path(spec.origin).parent / "data/covariance_CLIP_ViT-L-14.pt"
+    C = torch.load(path, weights_only=True, map_location="cpu").double()
+    _check(C, path)
+    return Covariance(C, 0, tensors_hash([C]))
+
+
+def _check(C: Tensor, path) -> None:
+    square = C.dim() == 2 and C.shape[0] == C.shape[1]
+    if not square or not torch.isfinite(C).all() or (C - C.T).abs().max() > 1e-6 * C.abs().max():
+        raise UserError(
+            f"covariance.file={path} holds a {' x '.join(map(str, C.shape))} tensor; a finite, square, symmetric one "
+            "is allowed: measure it again with `perfusion covariance`."
+        )
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    with whole(path) as part:
+        save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata)
+
+
+def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str) -> Tensor:
+    """Which tokens enter C, bool [B, T]: "valid" (BOS to EOS), "content" (those between) or "all" (padding too)."""
+    if tokens == "all":
+        return torch.ones_like(ids, dtype=torch.bool)
+    valid = attention_mask.bool()
+    if tokens == "content":
+        length = valid.sum(1, keepdim=True)
+        position = torch.arange(ids.shape[1], device=ids.device)
+        return (position > 0) & (position < length - 1)
+    return valid
+
+
+@torch.no_grad()
+def second_moment(
+    captions: Iterable[str],
+    tokenizer,
+    text_encoder,
+    tokens: str = "valid",
+    batch_size: int = 256,
+    cache_dir: str | os.PathLike | None = None,
+    shipped: str | os.PathLike | None = None,
+    progress: bool = True,
+    state: str | os.PathLike | None = None,
+    save_every: int = 16,
+) -> Covariance:
+    """C = mean of e e^T over the captions' tokens, in float64, one batch at a time; the captions may be a stream.
+
+    cache_dir: the result is kept there under the hash of text encoder, captions and tokens, so that the same question
+    is computed once (the captions are read twice then, so a list or a file and not a generator). shipped: a folder of
+    such results that is only read. state: a file that holds the running sum, written every `save_every` batches and
+    removed at the end; a later call with the same captions goes on from it, to the same last bit. By default beside the
+    cache.
+
+    Raises UserError for an unknown `tokens`, no captions, or a state of other captions.
+    """
+    if tokens not in TOKENS:
+        raise UserError(f'tokens="{tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
+    encoder = tensors_hash(text_encoder.state_dict().values())
+    start = hashlib.sha256(f"{tokens} {encoder}".encode())
+    path = None
+    if cache_dir:
+        digest = start.copy()
+        for caption in captions:
+            digest.update(f"{caption}\n".encode())
+        hash = digest.hexdigest()[:32]
+        path = Path(cache_dir) / f"covariance-{hash}.safetensors"
+        for folder in filter(None, (shipped, cache_dir)):
+            if (Path(folder) / path.name).is_file():
+                found = Covariance.load(Path(folder) / path.name)
+                return Covariance(found.C, found.count, hash, encoder)
+        state = state or path.with_suffix(".state")
+
+    device, limit = text_encoder.get_input_embeddings().weight.device, tokenizer.model_max_length
+    width = text_encoder.config.hidden_size
+    C, count, seen, digest = torch.zeros(width, width, dtype=torch.float64, device=device), 0, 0, start
+    stream = iter(captions)
+    if state and Path(state).is_file():
+        C, count, seen = _resume(Path(state), stream, digest)
+        C = C.to(device)
+    bar = tqdm(
+        desc="covariance",
+        unit=" captions",
+        initial=seen,
+        total=len(captions) if hasattr(captions, "__len__") else None,
+        disable=not progress,
+    )
+    for chunk in _batched(stream, save_every * batch_size):
+        for caption in chunk:
+            digest.update(f"{caption}\n".encode())
+        # The attention is causal, so padding never changes what comes before it: pad only as far as is needed.
+        # Captions of like length share a batch.
+        for part in _batched(iter(sorted(chunk, key=len)), batch_size):
+            batch = tokenizer(
+                part,
+                padding="max_length" if tokens == "all" else "longest",
+                max_length=limit,
+                truncation=True,
+                return_tensors="pt",
+            ).to(device)
+            e = text_encoder(batch.input_ids)[0]
+            e = e[token_mask(batch.input_ids, batch.attention_mask, tokens)].double()
+            C, count = C + e.T @ e, count + len(e)
+            bar.update(len(part))
+        seen += len(chunk)
+        if state:
+            _write(Path(state), {"C": C.cpu()}, {"count": str(count), "seen": str(seen), "digest": digest.hexdigest()})
+    bar.close()
+    if not count:
+        raise UserError("captions is empty; at least one caption is needed, and about 100,000 for a good C.")
+    found = Covariance((C / count).cpu(), count, digest.hexdigest()[:32], encoder)
+    if path:
+        found.save(path)
+    if state:
+        Path(state).unlink()
+    return found
+
+
+def _batched(stream: Iterator[str], size: int) -> Iterator[list[str]]:
+    while batch := list(islice(stream, size)):
+        yield batch
+
+
+def _resume(state: Path, stream, digest) -> tuple[Tensor, int, int]:
+    """The running sum [d, d], its tokens and its captions; moves `stream` and `digest` past these captions."""
+    with safe_open(state, framework="pt") as file:
+        C, metadata = file.get_tensor("C"), file.metadata()
+    count, seen = int(metadata["count"]), int(metadata["seen"])
+    for caption in islice(stream, seen):
+        digest.update(f"{caption}\n".encode())
+    if digest.hexdigest() != metadata["digest"]:
+        raise UserError(
+            f"{state} was left by a run over other captions, tokens or another text encoder than these; "
+            "give what it was started with, or delete it to start anew."
+        )
+    return C, count, seen

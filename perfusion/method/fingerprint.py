@@ -1,0 +1,43 @@
+"""Hashes of weights: what a concept depends on, told from its numbers alone."""
+
+import hashlib
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from perfusion.method.layers import cross_attentions
+from perfusion.method.memo import remembered
+from perfusion.method.text_encoders import text_encoder_of
+
+
+def tensors_hash(tensors: Iterable[Tensor]) -> str:
+    """First 128 bits of the sha256 of shapes and values, as hex. Values are taken in float16, so that the same weights
+    loaded in float32 or float16 have one hash; names are left out, because libraries rename modules."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        tensor = tensor.detach().cpu()
+        tensor = tensor.half() if tensor.is_floating_point() else tensor
+        digest.update(str(tuple(tensor.shape)).encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def base_hash(text_encoder: nn.Module, denoiser: nn.Module) -> str:
+    """Hash of what a concept depends on: the text encoder's weights and every cross-attention's W_K and W_V.
+
+    Of LoRAs that are loaded beside it a concept does not depend: they are left out."""
+    return tensors_hash(base_weights(text_encoder, denoiser))
+
+
+def base_weights(text_encoder: nn.Module, denoiser: nn.Module) -> list[Tensor]:
+    layers = cross_attentions(denoiser).values()
+    text = [w for name, w in text_encoder.state_dict().items() if "lora_" not in name]
+    return [*text, *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))]
+
+
+def hash_of(pipe) -> str:
+    """`base_hash` of a pipeline, computed once for as long as its weights stay (or of those before a cast)."""
+    if hasattr(pipe, "_perfusion_base_hash"):
+        return pipe._perfusion_base_hash
+    parts = text_encoder_of(pipe), pipe.unet
+    return remembered(pipe, "hash", base_weights(*parts), lambda: base_hash(*parts))

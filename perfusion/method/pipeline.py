@@ -1,0 +1,339 @@
+"""Concepts on a stock diffusers Stable Diffusion pipeline (docs/pipelines.md says which are tested).
+
+    handle = load_concepts(pipe, {"teddy*": "teddy.safetensors"})
+    pipe("a teddy* on a beach")                      # as ever: batches, negative prompts, callbacks, any scheduler
+    with handle.gate(beta=[.6, .7, .8]):             # or one for all, {"teddy*": .6}, or one per image
+        pipe(["a teddy* on a beach"] * 3)
+    handle.unload()                                  # the base model again, to the last bit
+
+`encode_prompt` of this one pipeline object is overridden: its encodings come out with the gates' columns beside them
+(edit.augment), and the denoiser's widened to_k / to_v read those. A ControlNet is handed the encodings without the
+columns. The methods that load or change a LoRA widen the denoiser anew, around the LoRA.
+"""
+
+import functools
+import inspect
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from perfusion.errors import UserError
+from perfusion.method.concept import Concept
+from perfusion.method.edit import augment, overlap
+from perfusion.method.fingerprint import hash_of
+from perfusion.method.layers import lock_o_star_k, widen
+from perfusion.method.memo import remembered
+from perfusion.method.text import PlaceholderRows, add_placeholders, held_tokens, super_encoding, tokenize, twin_prompts
+from perfusion.method.text_encoders import text_encoder_of
+
+PARTS = ("tokenizer", "text_encoder", "unet", "encode_prompt")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
+# Methods of a pipeline that change what W is.
+LORA = (
+    "load_lora_weights",
+    "unload_lora_weights",
+    "set_adapters",
+    "delete_adapters",
+    "enable_lora",
+    "disable_lora",
+    "fuse_lora",
+    "unfuse_lora",
+)
+
+
+def load_concepts(
+    pipe, concepts: dict[str, str | os.PathLike | Concept], always_on: bool = False, global_edit: bool = False
+) -> "LoadedConcepts":
+    """Teach a stock pipeline some concepts: {trigger word: file or Concept}. The word may differ from the file's own.
+
+    always_on: a concept acts on every prompt, negative ones too. By default it acts on the prompts that hold its
+    word, so that any other prompt draws exactly what the base model draws. global_edit: under the global lock, the
+    keys' encodings still pass the gated edit (method.md 3); plain by default.
+
+    Raises UserError, before anything is changed, for a bad file, another base model, or a word that is taken.
+    """
+    missing = [part for part in PARTS if getattr(pipe, part, None) is None]
+    if missing:
+        raise UserError(
+            f"pipeline {type(pipe).__name__} lacks {missing}; allowed are Stable Diffusion pipelines, SDXL's among them, "
+            "that have them all (SDXL's refiner has not)."
+        )
+    if next(pipe.unet.parameters()).is_meta:
+        raise UserError(
+            f"the weights of {type(pipe).__name__} are offloaded one by one (enable_sequential_cpu_offload) or not loaded; "
+            "use enable_model_cpu_offload, or load_concepts before anything is offloaded."
+        )
+    if getattr(pipe, "_perfusion", None) is not None:
+        raise UserError(
+            f"concepts {list(pipe._perfusion.concepts)} are loaded already; unload_concepts(pipe) first and "
+            "load all that you need together."
+        )
+    if not concepts:
+        raise UserError('concepts={} is empty; give at least one, as {"teddy*": "teddy.safetensors"}.')
+    concepts = {trigger: c if isinstance(c, Concept) else Concept.load(c) for trigger, c in concepts.items()}
+    base_id = str(pipe.config.get("_name_or_path", ""))
+    hash = hash_of(pipe)
+    for concept in concepts.values():
+        concept.check_base(base_id, hash)
+    return LoadedConcepts(pipe, concepts, always_on, global_edit)
+
+
+def unload_concepts(pipe) -> None:
+    """Undo `load_concepts`. Raises UserError where nothing is loaded."""
+    _loaded(pipe).unload()
+
+
+def set_gate(pipe, **settings) -> None:
+    """`LoadedConcepts.set_gate` of the concepts on this pipeline."""
+    _loaded(pipe).set_gate(**settings)
+
+
+def _loaded(pipe) -> "LoadedConcepts":
+    if getattr(pipe, "_perfusion", None) is None:
+        raise UserError("no concepts are loaded on this pipeline; call load_concepts(pipe, {...}) first.")
+    return pipe._perfusion
+
+
+def check_gate(concepts: dict[str, Concept], **settings) -> None:
+    """Raises UserError for settings that `LoadedConcepts.set_gate` would not take with these concepts."""
+    for name, value in settings.items():
+        if name not in ("beta", "tau", "lock"):
+            raise UserError(f"{name}={value} is unknown; allowed are: beta, tau, lock.")
+        for one in value if _is_list(value) else [value]:
+            _check_lock(concepts, one) if name == "lock" else _values(concepts, name, one)
+
+
+def _check_lock(concepts: dict[str, Concept], lock: str | None) -> None:
+    locks = [c.lock for c in concepts.values()]
+    allowed = {"global", *(locks[:1] if len(set(locks)) == 1 else [])}
+    if lock is not None and lock not in allowed:
+        raise UserError(
+            f"lock={lock} is not to be had with {list(concepts)}, trained with {locks}; allowed are None and "
+            f"{sorted(allowed)}."
+        )
+
+
+def _values(concepts: dict[str, Concept], name: str, value) -> list[float]:
+    """One setting of one sample as a number for every concept."""
+    own = {trigger: getattr(c, name) for trigger, c in concepts.items()}
+    named = value if isinstance(value, dict) else {} if value is None else dict.fromkeys(own, value)
+    for trigger, number in named.items():
+        if trigger not in own:
+            raise UserError(f'{name} names the concept "{trigger}", which is not loaded; loaded are: {", ".join(own)}.')
+        if isinstance(number, bool) or not isinstance(number, (int, float)) or (name == "tau" and number <= 0):
+            raise UserError(f"{name}={number} of {trigger} must be a {'positive ' * (name == 'tau')}number.")
+    return [float(x) for x in (own | named).values()]
+
+
+class LoadedConcepts:
+    """The concepts on one pipeline: their gates, and the way back."""
+
+    def __init__(self, pipe, concepts: dict[str, Concept], always_on: bool, global_edit: bool):
+        self.pipe, self.concepts, self.always_on, self.global_edit = pipe, concepts, always_on, global_edit
+        self.settings = {"beta": None, "tau": None, "lock": None}
+        self._encoder = text_encoder_of(pipe)
+        self._tokenizers = {name: getattr(pipe, name) for name in TOKENIZERS if getattr(pipe, name, None) is not None}
+        added = {name: add_placeholders(tokenizer, list(concepts)) for name, tokenizer in self._tokenizers.items()}
+        self.token_ids = added["tokenizer"][1]
+        stack = lambda name: torch.stack([getattr(c, name) for c in concepts.values()])
+        self.i_stars, self.c_inv_i_stars = stack("i_star"), stack("c_inv_i_star")
+        self._check_distinct()
+        self._widen_denoiser()
+        # From here on the pipeline changes in its other parts.
+        rows = {self.token_ids[trigger]: c.embedding for trigger, c in concepts.items()}
+        self._rows = PlaceholderRows(self._encoder, rows)
+        for name, (tokenizer, _) in added.items():
+            setattr(pipe, name, tokenizer)
+        self._encode_base = pipe.encode_prompt
+        self._own = {name: pipe.__dict__.get(name) for name in ("encode_prompt", *LORA)}  # normally None: the class's
+        for name in LORA:
+            if hasattr(pipe, name):
+                setattr(pipe, name, self._widening_anew(getattr(pipe, name)))
+        pipe.encode_prompt = self.encode_prompt
+        controlnet = getattr(pipe, "controlnet", None)
+        self._hook = controlnet and controlnet.register_forward_pre_hook(self._narrow, with_kwargs=True)
+        pipe._perfusion = self
+
+    def _widen_denoiser(self) -> None:
+        """Put the concepts' rows beside W. Raises UserError, before anything is changed, where they do not fit."""
+        concepts = self.concepts
+        super_encodings = torch.stack(self._super_encodings([c.super_category for c in concepts.values()]))
+        locked = lock_o_star_k(self.pipe.unet, super_encodings)
+        o_star_v, o_star_k = {}, {}
+        for name, keys in locked.items():
+            if any(name not in c.o_star_v for c in concepts.values()):
+                raise UserError(
+                    f"a concept has no o_star for layer {name} of this model; use the model it was learned on."
+                )
+            o_star_v[name] = torch.stack([c.o_star_v[name] for c in concepts.values()])
+            trained = [c.o_star_k[name].to(keys) if c.o_star_k else None for c in concepts.values()]
+            o_star_k[name] = torch.stack([key if o is None else o for o, key in zip(trained, keys, strict=True)])
+        self._widened = widen(self.pipe.unet, self.i_stars, o_star_v, o_star_k)
+
+    def _super_encodings(self, words: list[str]) -> list[Tensor]:
+        """`text.super_encoding` of each word, computed once for as long as the text encoder's weights stay."""
+        state = self._encoder.state_dict()
+        # A LoRA is switched and scaled without any weight changing: then nothing is kept.
+        lora = any("lora_" in name for name in state)
+        known = {} if lora else remembered(self.pipe, "super_encodings", state.values(), dict)
+        for word in dict.fromkeys(words):
+            if word not in known:
+                known[word] = super_encoding(self._tokenizers["tokenizer"], self._encoder, word)
+        return [known[word] for word in words]
+
+    def _widening_anew(self, method):
+        """A LoRA method of the pipeline on the pipeline's own layers; o*_K then follows from the W that it leaves."""
+
+        @functools.wraps(method)
+        def changed(*args, **kwargs):
+            if not self._widened.layers:  # called by another of them
+                return method(*args, **kwargs)
+            self._widened.restore()
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self._widen_denoiser()
+
+        return changed
+
+    def _narrow(self, module, args, kwargs):
+        """A ControlNet's cross-attentions are stock: they take the encodings e alone, without the gates' columns."""
+        d, wide = self.i_stars.shape[1], 2 * (self.i_stars.shape[1] + 2 * len(self.concepts))
+        narrow = lambda x: x[..., :d] if isinstance(x, Tensor) and x.ndim == 3 and x.shape[-1] == wide else x
+        return tuple(map(narrow, args)), {name: narrow(value) for name, value in kwargs.items()}
+
+    def _check_distinct(self) -> None:
+        # Two at a time, since a prompt holds few of them: more concepts than i* has numbers may be loaded.
+        G = overlap(self.i_stars, self.c_inv_i_stars).double()
+        cosine = (G * G.T).clamp(min=0).sqrt().fill_diagonal_(0)  # in the metric of C^-1
+        if cosine.max() > 1 - 2e-5:
+            alike = [list(self.concepts)[i] for i in divmod(int(cosine.argmax()), len(G))]
+            raise UserError(
+                f"concepts {alike} have all but the same i* (cosine {cosine.max():.6f}, allowed 0.99998), so they "
+                "cannot be told apart in one prompt; load one of them, or them one at a time."
+            )
+        if self.always_on and (condition := torch.linalg.cond(G)) > 1e5:
+            raise UserError(
+                f"{len(G)} concepts act on every prompt under always_on=True, and their i* depend on each other "
+                f"(condition {condition:.1e}, allowed 1e5); load fewer, or leave always_on=False."
+            )
+
+    def unload(self) -> None:
+        """Put the pipeline's own weights, tokenizer and encode_prompt back: the same objects as before."""
+        _loaded(self.pipe)
+        self._widened.restore()
+        self._rows.remove()
+        if self._hook:
+            self._hook.remove()
+        for name, tokenizer in self._tokenizers.items():
+            setattr(self.pipe, name, tokenizer)
+        for name, own in self._own.items():
+            self.pipe.__dict__.pop(name, None)
+            if own is not None:
+                setattr(self.pipe, name, own)
+        self.pipe._perfusion = None
+
+    def set_gate(self, **settings) -> None:
+        """Set beta, tau or lock for the calls to come; None goes back to the concepts' own.
+
+        beta, tau: a number, {trigger: number}, or a list of these, one per prompt or one per image.
+        lock: "global" (keys see the prompt with the super-category's word), the concepts' own lock, or a list of these.
+        Raises UserError for an unknown name or value.
+        """
+        check_gate(self.concepts, **settings)
+        self.settings.update(settings)
+
+    @contextmanager
+    def gate(self, **settings):
+        """`set_gate` for the length of a with-block."""
+        before = dict(self.settings)
+        self.set_gate(**settings)
+        try:
+            yield self
+        finally:
+            self.settings = before
+
+    def _per_image(self, name: str, prompts: int, images: int) -> list:
+        """The setting as one value per image: [prompts * images], the images of one prompt side by side."""
+        value = self.settings[name]
+        if not _is_list(value):
+            return [value] * (prompts * images)
+        if len(value) == prompts * images:
+            return list(value)
+        if len(value) == prompts:
+            return [v for v in value for _ in range(images)]
+        raise UserError(
+            f"{name} is a list of {len(value)} for {prompts} prompt(s) with {images} image(s) each; allowed are "
+            f"one value, or a list of {prompts} or {prompts * images}."
+        )
+
+    def encode_prompt(self, *args, **kwargs):
+        """The pipeline's `encode_prompt`, its encodings [B, T, d] widened to [B, T, 2 (d + 2J)]: V's part, then K's."""
+        bound = inspect.signature(self._encode_base).bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments | bound.arguments.pop("kwargs", {})
+        images = given["num_images_per_prompt"]
+        listed = lambda texts: [texts] if isinstance(texts, str) else list(texts)
+
+        def prompts_of(kind: str, count: int):
+            """What each text encoder is given as "prompt" or "negative_prompt": one list each; None where not known."""
+            if given[f"{'negative_' * (kind == 'negative_prompt')}prompt_embeds"] is not None:
+                return None
+            first = given[kind] or ""
+            texts = [first, given.get(f"{kind}_2") or first][: len(self._tokenizers)]
+            return [listed(t) * count if isinstance(t, str) else listed(t) for t in texts]
+
+        def again(texts: list[list[str]]) -> Tensor:
+            changed = {"prompt": texts[0], "do_classifier_free_guidance": False, "negative_prompt": None}
+            changed |= {"prompt_2": texts[1]} if len(texts) > 1 else {}
+            changed |= {name: None for name in given if name.endswith("_embeds")}
+            return self._encode_base(**(given | changed))[0]
+
+        e, e_negative, *pooled = self._encode_base(**given)
+        wide = self._widen(e, prompts_of("prompt", 1), images, again)
+        if e_negative is None:
+            return wide, None, *pooled
+        negatives = prompts_of("negative_prompt", len(e) // images)
+        return wide, self._widen(e_negative, negatives, images, again), *pooled
+
+    def _widen(self, e: Tensor, texts: list[list[str]] | None, images: int, again) -> Tensor:
+        """Both parts of the encodings e [B, T, d] of prompts; every concept off where the prompts are not known."""
+        d, J = self.i_stars.shape[1], len(self.concepts)
+        if e.shape[-1] == 2 * (d + 2 * J):  # given by the user, out of this very encode_prompt
+            return e
+        if texts is None:
+            warnings.warn(
+                "plain prompt_embeds do not say which concepts they hold: drawn with every concept off; give "
+                "prompts, or embeds out of this pipeline's encode_prompt.",
+                stacklevel=4,
+            )
+            zeros = e.new_zeros(*e.shape[:2], 2 * J)
+            return torch.cat([e, zeros, e, zeros], dim=-1)
+        tokenizer, count = self.pipe.tokenizer, len(texts[0])
+        for prompts in texts:
+            tokenize(tokenizer, prompts)  # warns where a prompt is cut
+        # By each prompt, whichever text encoder it is for.
+        held = [set.union(*ids) for ids in zip(*(held_tokens(tokenizer, prompts) for prompts in texts), strict=True)]
+        has = [[self.always_on or i in row for row in held] for i in self.token_ids.values()]
+        on = torch.tensor(has).T.repeat_interleave(images, dim=0).to(e.device)
+        gates = [
+            torch.tensor([_values(self.concepts, name, v) for v in self._per_image(name, count, images)])
+            for name in ("beta", "tau")
+        ]
+        v = augment(e, self.i_stars, self.c_inv_i_stars, *gates, on)
+        is_global = torch.tensor([lock == "global" for lock in self._per_image("lock", count, images)])
+        if not is_global.any():
+            return torch.cat([v, v], dim=-1)
+        words = {t: c.super_category for t, c in self.concepts.items()}
+        twin = again([twin_prompts(prompts, words) for prompts in texts])
+        k = augment(twin, self.i_stars, self.c_inv_i_stars, *gates, on if self.global_edit else on & False)
+        k = torch.where(is_global.to(e.device)[:, None, None], k, v)
+        return torch.cat([v, k], dim=-1)
+
+
+def _is_list(value) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)

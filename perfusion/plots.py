@@ -1,0 +1,72 @@
+"""Pictures side by side: labelled rows, contact sheets, a word's attention over a picture."""
+
+import textwrap
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+
+from perfusion.atomic import whole
+
+
+def grid(rows: list[tuple[str, list[tuple[str, Image.Image]]]], path: Path, cell: float = 1.25) -> None:
+    """Labelled rows of captioned pictures, as PNG. rows: (label, [(caption, picture), ...]), not all of one length."""
+    columns = max(len(pictures) for _, pictures in rows)
+    figure, axes = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(cell * columns + 1.1, (cell + 0.32) * len(rows)),
+        squeeze=False,
+        layout="constrained",
+    )
+    for line, (label, pictures) in zip(axes, rows):
+        for axis in line:
+            axis.set_axis_off()
+        for axis, (caption, picture) in zip(line, pictures):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_title(textwrap.fill(caption, 22, break_long_words=False), fontsize=7, pad=2)
+        line[0].text(-0.12, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
+    with whole(path) as part:
+        figure.savefig(part, format="png", dpi=160, bbox_inches="tight")
+    plt.close(figure)
+
+
+def contact_sheet(rows: list[list[Image.Image]], path: Path) -> None:
+    """Pictures side by side, a prompt a row and an operating point a column, at their own size."""
+    width, height = rows[0][0].size
+    sheet = Image.new("RGB", (width * len(rows[0]), height * len(rows)))
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            sheet.paste(picture, (x * width, y * height))
+    with whole(path) as part:
+        sheet.save(part, "PNG", optimize=True)
+
+
+def cells(path: Path, rows: int, columns: int, row: int = 0) -> list[Image.Image]:
+    """One row of a contact sheet, as pictures again."""
+    with Image.open(path) as opened:
+        sheet = opened.convert("RGB")
+    w, h = sheet.width // columns, sheet.height // rows
+    return [sheet.crop((x * w, row * h, (x + 1) * w, (row + 1) * h)) for x in range(columns)]
+
+
+def heat_overlay(picture: Image.Image, heat) -> Image.Image:
+    """The picture in grey under a map [side, side] (a tensor), coloured as cividis: from dark blue (none) to yellow (the map's own maximum)."""
+    strength = (heat / heat.max()).numpy()
+    color = Image.fromarray((matplotlib.colormaps["cividis"](strength)[..., :3] * 255).astype(np.uint8))
+    color = color.resize(picture.size, Image.Resampling.BILINEAR)
+    return Image.blend(picture.convert("L").convert("RGB"), color, 0.65)
+
+
+def attention_rows(looked: list, most: int = 6) -> list[tuple[str, list[tuple[str, Image.Image]]]]:
+    """Rows for `grid`, of attention.Looked: the drawn picture, then its words' overlays, the longest (most telling) words kept."""
+    rows = []
+    for one in looked:
+        kept = sorted(sorted(one.maps, key=len, reverse=True)[:most], key=list(one.maps).index)
+        overlays = [(word, heat_overlay(one.picture, one.maps[word])) for word in kept]
+        rows.append(("", [(one.prompt, one.picture), *overlays]))
+    return rows

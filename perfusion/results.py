@@ -1,0 +1,70 @@
+"""Result files: JSON of one format version, written whole or not at all, and read back strictly."""
+
+import csv
+import io
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from perfusion.atomic import write_text
+from perfusion.errors import UserError
+
+FORMAT = 1
+
+
+def write_result(path: str | Path, result: dict) -> None:
+    """One line a key, so that thousands of rows stay small and a diff stays readable."""
+    lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in ({"format": FORMAT} | result).items()]
+    write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def read_result(path: str | Path) -> dict:
+    """A result.json of this program. Raises UserError for one that is damaged or of another format version."""
+    try:
+        result = json.loads(Path(path).read_text())
+        found = result["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a result of an evaluation; remove its folder and run the job again.") from error
+    if found != FORMAT:
+        raise UserError(
+            f"{path} has result format {found}, this program reads {FORMAT}; remove its folder and run the job again, "
+            "or use the program that wrote it."
+        )
+    return result
+
+
+def write_csv(path: str | Path, columns: dict[str, list]) -> None:
+    """Columns of equal length; empty cells for None."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    write_text(path, out.getvalue())
+
+
+def mean(values: list) -> float | None:
+    """Mean over what is not None, rounded; None where there is nothing."""
+    known = [v for v in values if v is not None]
+    return round(float(np.mean(known)), 6) if known else None
+
+
+def surroundings() -> dict:
+    """What a number was made with: versions, commit, machine, peak memory of this process so far in MiB."""
+    root, commit = Path(__file__).parents[1], None
+    if shutil.which("git") and (root / ".git").exists():  # not another repository's, around an installed package
+        command = ["git", "-C", root, "describe", "--always", "--dirty"]
+        commit = subprocess.run(command, check=False, capture_output=True, text=True).stdout.strip() or None
+    return {
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "open_clip_torch")},
+        "python": platform.python_version(),
+        "commit": commit,
+        "cores": os.cpu_count(),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Build the sdist and the wheel, and run the wheel in an empty folder outside the checkout, with the packages of $PYTHON.
+#   PYTHON=.venv/bin/python scripts/check_wheel.sh
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PYTHON=$(realpath -s "${PYTHON:-.venv/bin/python}")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export PYTHONDONTWRITEBYTECODE=1
+
+"$PYTHON" -m pip install -q --target "$work/tools" hatchling
+PYTHONPATH=$work/tools "$PYTHON" -m hatchling build -d "$work/dist" >/dev/null
+mkdir "$work/source" && tar -xzf "$work"/dist/*.tar.gz -C "$work/source" --strip-components 1
+(cd "$work/source" && PYTHONPATH=$work/tools "$PYTHON" -m hatchling build -t wheel -d "$work/again" >/dev/null)
+names() { "$PYTHON" -m zipfile -l "$1" | awk 'NR > 1 { print $1 }' | grep -v RECORD | sort; }
+diff <(names "$work"/dist/*.whl) <(names "$work"/again/*.whl) # the sdist makes the same wheel
+if names "$work"/dist/*.whl | grep '\.mask\.png'; then echo "the wheel holds masks that a training left in data/"; exit 1; fi
+
+"$PYTHON" -m pip install -q --no-deps --target "$work/site" "$work"/dist/*.whl
+before=$(cd "$work/site" && find . -type f | sort)
+export PYTHONPATH=$work/site PERFUSION_CACHE=$work/cache
+perfusion=$work/site/bin/perfusion
+mkdir "$work/empty" && cd "$work/empty"
+[ "$("$PYTHON" -c 'import perfusion; print(perfusion.__file__)')" = "$work/site/perfusion/__init__.py" ]
+"$perfusion" --help >/dev/null
+"$perfusion" train concept=teddy max_steps=2 batch_size=2 selection.every=2 selection.start=0 model.steps=2 \
+  'selection.prompts=["a {} at night"]' concept_file=teddy.safetensors
+"$perfusion" info teddy.safetensors | head -3
+"$perfusion" generate 'concepts={teddy*: teddy.safetensors}' 'prompts=["a teddy* on a beach"]' images=1 model.steps=2
+"$perfusion" evaluate concept_file=teddy.safetensors 'evaluation.beta=[0.6]' evaluation.seeds=1 evaluation.drift=false model.steps=2 >/dev/null
+ls outputs/train outputs/generate outputs/evaluate >/dev/null # written here,
+after=$(cd "$work/site" && find . -type f | sort)
+diff <(echo "$before") <(echo "$after") # and nothing beside the package
+ls -lh "$work"/dist
+echo "the wheel and the sdist work"

@@ -1,0 +1,101 @@
+"""The world: deterministic, true to its captions, and blind to what is held out."""
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from perfusion.emojiland.cache import SceneCache
+from perfusion.emojiland.captions import captions
+from perfusion.emojiland.pretraining import Pretraining
+from perfusion.emojiland.scenes import Facts, draw, sample_facts, scene
+from perfusion.emojiland.sprites import artists_of, drawings, sprites
+from perfusion.emojiland.vocabulary import ACCESSORIES, CLASSES, COLORS, FINAL, HELD_OUT, PLACES
+
+
+def test_size_of_the_world():
+    assert len(CLASSES) >= 30 and len(PLACES) >= 9 and len(ACCESSORIES) >= 3 and len(HELD_OUT) >= 12 and len(FINAL) == 5
+    assert all(3 <= len(artists_of(name, True)) <= 6 for name in CLASSES)
+    assert all((name, artist) in sprites() for name, artist in HELD_OUT.items())
+    assert all(len(artists_of(name, False)) == len(artists_of(name, True)) - 1 for name in HELD_OUT)
+
+
+def test_no_held_out_drawing_reaches_pretraining():
+    held = set(HELD_OUT.items())
+    for index in range(20_000):
+        facts = sample_facts(np.random.default_rng([1, index]))
+        assert (facts.object, facts.artist) not in held and (facts.second, facts.second_artist) not in held
+    seen = {(f.object, f.artist) for f in (sample_facts(np.random.default_rng([1, i]), True) for i in range(20_000))}
+    assert held <= seen == set(drawings())  # the judges do see them
+
+
+def test_scene_is_a_function_of_its_seed():
+    for index in range(20):
+        a, b = scene(5, index), scene(5, index)
+        assert a.caption == b.caption and a.facts == b.facts
+        assert a.image.tobytes() == b.image.tobytes() and a.mask.tobytes() == b.mask.tobytes()
+    assert scene(5, 0).image.tobytes() != scene(6, 0).image.tobytes()
+
+
+def test_caption_says_the_facts():
+    for index in range(500):
+        s = scene(7, index)
+        words = s.caption.split()
+        assert s.facts.object in words
+        assert (s.facts.place is None) == (not any(phrase in s.caption for phrase in PLACES.values()))
+        for fact in (s.facts.color, s.facts.accessory, s.facts.second):
+            assert fact is None or fact in words
+        assert s.facts.color or not set(words) & set(COLORS)
+
+
+def test_mask_is_where_the_object_is():
+    """Only the mask's pixels change when nothing but the object's colour does."""
+    for name in ("teddy", "car", "apple"):
+        red, mask = draw(Facts(name, "twemoji", color="red"), np.random.default_rng(3))
+        blue, _ = draw(Facts(name, "twemoji", color="blue"), np.random.default_rng(3))
+        changed = np.abs(np.asarray(red, int) - np.asarray(blue, int)).sum(-1) > 0
+        assert changed.sum() > 100 and not (changed & (np.asarray(mask) == 0)).any()
+
+
+def test_scenes_of_two_objects_are_drawn_more_often(tmp_path):
+    scenes = SceneCache(100, 1, held_out=False, folder=tmp_path)
+    pool = Pretraining(OmegaConf.create({"twos": 3}), scenes).pool
+    assert list(np.bincount(pool)) == [3 if fact.second else 1 for fact in scenes.facts]
+
+
+def test_captions_repeat():
+    assert captions(50) == captions(60)[:50] and len(set(captions(200))) > 150
+
+
+@pytest.mark.parametrize("name", HELD_OUT)
+def test_committed_pictures_are_the_held_out_drawings(name):
+    import pathlib
+
+    folder = pathlib.Path(__file__).parents[2] / "data/concepts" / name
+    pictures = [p for p in sorted(folder.glob("*.png")) if not p.name.endswith(".mask.png")]
+    assert 5 <= len(pictures) <= 7 and all(Image.open(p).size == (64, 64) for p in pictures)
+    split = "final" if name in FINAL else "dev"
+    assert f"artist: {HELD_OUT[name]} " in (folder / "concept.yaml").read_text()
+    assert f"split: {split} " in (folder / "concept.yaml").read_text()
+
+
+def test_evaluation_prompts_say_their_facts():
+    from omegaconf import OmegaConf
+
+    from perfusion.config import ROOT
+    from perfusion.emojiland.vocabulary import ARTS
+
+    prompts = OmegaConf.load(ROOT / "data/prompts/emojiland.yaml")
+    assert len(prompts.dev) == len(prompts.final) and not {p.text for p in prompts.dev} & {
+        p.text for p in prompts.final
+    }
+    for prompt in [*prompts.dev, *prompts.final]:
+        words = prompt.text.split()
+        assert "{}" in words
+        assert all(prompt[k] in words for k in ("color", "accessory", "second") if k in prompt)
+        assert (
+            (PLACES[prompt.place] in prompt.text)
+            if "place" in prompt
+            else not any(p in prompt.text for p in PLACES.values())
+        )
+        assert prompt.text.startswith(ARTS[prompt.art]) if "art" in prompt else True

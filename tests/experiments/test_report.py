@@ -1,0 +1,86 @@
+"""perfusion report on real small runs, opened in a real browser where there is one."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers_emojiland import QUICK, SCORE
+from PIL import Image
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
+
+
+@pytest.fixture
+def prompts(tmp_path):
+    (tmp_path / "p.yaml").write_text('dev: [{text: "a {}"}, {text: "a {} at night", place: night}]')
+    return f"evaluation.prompts={tmp_path / 'p.yaml'}"
+
+
+def self_contained(path: Path) -> str:
+    text = path.read_text()
+    assert "<script" not in text and not re.search(r"""(src|href)=["'](?!data:|#)""", text)
+    return text
+
+
+def opened(path: Path, folder: Path) -> np.ndarray:
+    """What a real browser shows of a page, its first 2400 rows."""
+    shot = folder / "shot.png"
+    command = [CHROMIUM, *FLAGS, "--window-size=1000,2400", f"--user-data-dir={folder / 'profile'}",
+               f"--screenshot={shot}", path.as_uri()]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    seen = np.asarray(Image.open(shot).convert("RGB"))
+    assert seen.shape == (2400, 1000, 3)
+    return seen
+
+
+def test_pages(perfusion_here, prompts, tmp_path, capsys):
+    perfusion_here("train", *QUICK, "max_steps=6", "hydra.run.dir=run")
+    perfusion_here("report", "run=run")
+    trained = self_contained(Path("run/report.html"))
+    for title in ("Pictures", "Curves", "Attention", "Selection, step by step", "Numbers"):
+        assert f"<h2>{title}</h2>" in trained, title
+    assert "<svg" in trained and "gate at the concept" in trained
+    assert "<summary>Configuration</summary>" in trained and "max_steps: 6" in trained
+
+    sweep = ("train", "-m", "+experiment=key_locking", "concept=cat,teddy", *QUICK, *SCORE, prompts)
+    perfusion_here(*sweep)
+    perfusion_here("collect", "experiment=key_locking", "draws=50")
+    perfusion_here("report", "experiment=key_locking")
+    joined = self_contained(Path("results/ablations/key_locking.html"))
+    assert "<h2>Claims</h2>" in joined and joined.count("data:image/png") == 7  # joined, four jobs', two selections
+    assert "<h2>Curves: cat*, locked, seed 0</h2>" in joined and "<h2>Curves: cat*, trained_k, seed 0</h2>" in joined
+    job = next(Path("multirun/key_locking").glob("*/result.json")).parent
+    perfusion_here("report", f"run={job}", "output=one.html")
+    one = self_contained(Path("one.html"))
+    assert "<h2>Pareto front</h2>" in one and "<h2>Hypervolume</h2>" in one and "<h2>Curves: " in one
+
+    for name, text in {"old": '{"format": 0}', "other": '{"format": 1, "sheet": [1, 1]}', "torn": "{"}.items():
+        Path(name).mkdir()
+        Path(name, "result.json").write_text(text)
+    capsys.readouterr()
+    for overrides, sentence in [
+        ((), "give one of them"),
+        (("run=gone",), "run=gone has no result.json"),
+        (("run=old",), "old/result.json has result format 0, this program reads 1"),
+        (("run=other",), "run=other holds the result of something else"),
+        (("run=torn",), "run=torn has a damaged result.json"),
+        (("experiment=one_shot",), "make it with perfusion train -m +experiment=one_shot"),
+    ]:
+        with pytest.raises(SystemExit) as stop:
+            perfusion_here("report", *overrides)
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and sentence in said and said.count("\n") == 1
+
+    if not CHROMIUM:
+        pytest.skip(
+            "the pages are written and checked; no chromium is installed to open them (apt-get install chromium)"
+        )
+    for page in ("run/report.html", "results/ablations/key_locking.html"):
+        seen = opened(tmp_path / page, tmp_path)
+        text = seen[:1200].max(-1) < 90
+        colors = len(np.unique(seen[:1200].reshape(-1, 3), axis=0))
+        assert text.mean() > 0.005 and colors > 1000, page  # dark letters, and the pictures' many colours

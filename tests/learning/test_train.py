@@ -1,0 +1,157 @@
+"""The main job, end to end through the real scripts and commands, on a world pretrained for a few steps."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers_emojiland import ROOT, SMALL, command
+
+from perfusion.method.concept import Concept
+
+QUICK = ["selection.every=2", "model.steps=2", "covariance.captions=300", "batch_size=2", "max_steps=4"]
+
+
+def test_make_emojiland_trains_every_model(world):
+    trained = {p.name for p in Path(world["PERFUSION_CACHE"], "emojiland/checkpoints").iterdir()}
+    assert trained == {"vae", "text", "unet", "unet_2", "unet_3", "segmenter", "judge", "reader"}
+
+
+def test_pretraining_goes_on_from_its_checkpoint(world, tmp_path):
+    env = world | {"PERFUSION_CACHE": str(tmp_path / "cache")}
+    shutil.copytree(world["PERFUSION_CACHE"], env["PERFUSION_CACHE"])
+    asked = [sys.executable, ROOT / "scripts/pretrain_reader.py", *SMALL, "steps=5"]
+    done = subprocess.run(asked, check=False, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "reader: step 5 of 5" in done.stdout, done.stderr[-3000:]
+
+
+def train(world, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
+    folder.mkdir(parents=True, exist_ok=True)
+    asked = command("train", f"hydra.run.dir={folder}", *QUICK, *overrides)
+    return subprocess.run(asked, check=False, cwd=folder, env=world, capture_output=True, text=True)
+
+
+@pytest.fixture
+def here(world, perfusion_on, monkeypatch, capfd):
+    """The same in this process, without the seconds that a new one takes to start: here(*overrides) after "train"."""
+    main = perfusion_on(world["PERFUSION_ASSETS"], world["PERFUSION_CACHE"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", world["CUDA_VISIBLE_DEVICES"])
+
+    def run(*overrides: str, app: str = "train") -> subprocess.CompletedProcess:
+        code = 0
+        capfd.readouterr()
+        try:
+            main(app, "hydra.run.dir=run", *(QUICK if app == "train" else []), *overrides)
+        except SystemExit as stop:
+            code = stop.code
+        return subprocess.CompletedProcess(overrides, code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(world, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    done = train(world, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def test_early_steps_are_drawn_but_not_kept(here):
+    done = here("selection.every=1", "selection.start=3", "selection.patience=1", "picture=false")
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(Path("run/result.json").read_text())
+    assert [s["step"] for s in result["selection"]] == [1, 2, 3, 4] and result["kept_step"] in (3, 4)
+    assert not Path("run/picture.png").exists()
+
+
+def test_run_leaves_everything(trained):
+    result = json.loads((trained / "result.json").read_text())
+    assert [s["step"] for s in result["selection"]] == [2, 4] and result["kept_step"] in (2, 4)
+    concept = Concept.load(trained / "concept.safetensors")
+    assert result["trainable"] == concept.embedding.numel() + sum(o.numel() for o in concept.o_star_v.values())
+    assert {p.name for p in trained.iterdir()} >= {
+        "concept.safetensors",
+        "result.json",
+        "config.yaml",
+        "masks.png",
+        "picture.png",
+        "last.ckpt",
+    }
+
+
+def test_resumed_equals_uninterrupted(world, trained, tmp_path):
+    half = train(world, tmp_path / "half", "max_steps=2")
+    assert half.returncode == 0, half.stderr[-3000:]
+    rest = train(world, tmp_path / "rest", f"resume={tmp_path / 'half/last.ckpt'}")
+    assert rest.returncode == 0, rest.stderr[-3000:]
+    whole, resumed = (torch.load(f / "last.ckpt", weights_only=True) for f in (trained, tmp_path / "rest"))
+    assert whole["global_step"] == resumed["global_step"] == 4
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+
+
+def test_trained_keys_are_saved(here):
+    done = here("lock=trained", "max_steps=2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert Concept.load("run/concept.safetensors").o_star_k.keys()
+
+
+def test_generate_draws_with_a_concept(here, trained):
+    concepts, prompts = (
+        f"concepts={{teddy*: {trained / 'concept.safetensors'}}}",
+        'prompts=["a teddy* on a beach","a cat"]',
+    )
+    done = here(concepts, "model.steps=2", prompts, "images=2", app="generate")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "holds none of" in done.stdout  # the second prompt has no trigger word: a warning
+    assert Path("run/001-01.png").exists() and Path("run/picture.png").exists()
+
+
+@pytest.mark.parametrize(
+    "overrides, sentence",
+    [
+        (["model=sd99"], "Could not find 'model/sd99'"),
+        (["concept=unicorn"], "Could not find 'concept/unicorn'"),
+        (["max_stepz=3"], "Could not override 'max_stepz'"),
+        (["concept.images=/nowhere"], "is not a folder"),
+        (["concept.super_category=teddy bear"], "nearest single-token words are: "),
+        (["concept=custom"], "concept.images is not given"),
+        (["masks=hand"], "masks=hand is unknown"),
+        (["lock=none"], "lock=none is unknown"),
+        (["model.path=/nowhere"], "has no model_index.json"),
+        (["resume=gone.ckpt"], "resume=gone.ckpt does not exist"),
+    ],
+)
+def test_mistakes_are_one_sentence(here, overrides, sentence):
+    done = here(*overrides)
+    assert done.returncode == 2 and sentence in done.stderr and "Traceback" not in done.stderr, done.stderr[-2000:]
+    assert not Path("run/concept.safetensors").exists()
+
+
+def test_pictures_are_checked(here):
+    from PIL import Image
+
+    photos = Path("photos")
+    photos.mkdir()
+    mine = ["concept=custom", f"concept.images={photos}", "concept.super_category=teddy"]
+    assert "has no pictures" in here(*mine).stderr
+    (photos / "broken.png").write_bytes(b"not a picture")
+    done = here(*mine)
+    assert done.returncode == 2 and "broken.png" in done.stderr
+    Image.new("RGB", (64, 64)).save(photos / "broken.png")
+    Image.new("L", (32, 64), 255).save(photos / "broken.mask.png")
+    assert "32 x 64" in here(*mine).stderr
+    Image.new("L", (64, 64)).save(photos / "broken.mask.png")
+    done = here(*mine)
+    assert done.returncode == 2 and "all zero" in done.stderr
+
+
+def test_measure_writes_its_numbers(here):
+    done = here("prompts=50", "model.steps=2", "results=out.json", "sheet=sheet.png", app="measure")
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(Path("out.json").read_text())
+    assert 0 <= result["drawn"]["place"] <= 1 and result["attention_in_mask_lift"] > 0 and Path("sheet.png").exists()

@@ -1,0 +1,176 @@
+"""hf:// addresses from a cache on disk, the card, and push through the real client against a small local hub."""
+
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from perfusion.commands.cli import main
+from perfusion.commands.concept_files import info
+from perfusion.errors import UserError
+from perfusion.method.concept import Concept
+from perfusion.method.hub import FILE, card, fetch
+from perfusion.method.pipeline import load_concepts
+
+COMMIT = "a" * 40
+
+
+@pytest.fixture
+def saved(pipe, make_concept, tmp_path):
+    concept = make_concept(pipe)
+    concept.licence, concept.base_id, concept.config = "CC BY 4.0", "someone/tiny", {"seed": 3}
+    concept.save(tmp_path / "teddy.safetensors")
+    return tmp_path / "teddy.safetensors"
+
+
+@pytest.fixture
+def cache(saved, tmp_path, monkeypatch):
+    """huggingface_hub's cache folder, as a download of user/teddy leaves it."""
+    repo = tmp_path / "hub/models--user--teddy"
+    for name in (FILE, "old/second.safetensors"):
+        path = repo / "snapshots" / COMMIT / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(saved.read_bytes())
+    (repo / "refs").mkdir()
+    (repo / "refs/main").write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def test_a_concept_is_loaded_from_the_hub(pipe, saved, cache):
+    expected = Concept.load(saved)
+    addresses = [
+        "hf://user/teddy",
+        f"hf://user/teddy/{FILE}",
+        "hf://user/teddy@main",
+        "hf://user/teddy@main/old/second.safetensors",
+    ]
+    for address in addresses:
+        assert torch.equal(Concept.load(address).i_star, expected.i_star), address
+    load_concepts(pipe, {"teddy*": "hf://user/teddy"})
+    assert torch.equal(pipe._perfusion.concepts["teddy*"].embedding, expected.embedding)
+    assert fetch("a/b.safetensors").parts == ("a", "b.safetensors")
+
+
+@pytest.mark.parametrize("address, sentence", [
+    ("hf://user/gone", "hf://user/gone cannot be fetched"),
+    ("hf://user/teddy/gone.safetensors", "gone.safetensors cannot be fetched"),
+    ("hf://teddy", "not an address on the hub"),
+    ("hf://us--er/teddy/x", "cannot be fetched"),
+])  # fmt: skip
+def test_bad_addresses(cache, address, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Concept.load(address)
+
+
+def test_card(saved):
+    concept = Concept.load(saved)
+    text = card(concept, "user/teddy")
+    read = ModelCard(text).data
+    assert read.license_name == "CC BY 4.0" and read.base_model == "someone/tiny" and "perfusion" in read.tags
+    assert 'load_concepts(pipe, {"teddy*": "hf://user/teddy"})' in text and concept.base_hash in text
+    concept.base_id = "emojiland"  # not on the hub
+    assert ModelCard(card(concept, "user/teddy")).data.base_model is None
+
+
+def test_info(saved, cache, pipe, make_concept):
+    text = info(str(saved))
+    for part in (
+        "teddy*",
+        "CC BY 4.0",
+        "someone/tiny",
+        "[32]",
+        "config.seed",
+        "W_K . super-category",
+        f"{saved.stat().st_size} bytes",
+    ):
+        assert part in text, part
+    assert "down_blocks.0.attentions.0.transformer_blocks.0.attn2" in text and "4 layers" in text
+    assert info("hf://user/teddy").splitlines()[1:] == text.splitlines()[1:]
+    trained = make_concept(pipe, lock="trained")
+    trained.save(saved)
+    assert "o_star_k           4 layers" in info(str(saved))
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The four calls a small upload makes, as the hub answers them; keeps what it is sent."""
+
+    def answer(self, found):
+        body = json.dumps(found).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self):
+        self.answer({"name": "user", "id": "user/teddy", "sha": COMMIT, "siblings": []})
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.asked.append(self.path)
+        if self.headers.get("Authorization") != "Bearer hf_test":
+            self.send_error(401, "who are you")
+        elif self.path.endswith("/repos/create"):
+            self.server.created = json.loads(body)
+            self.answer({"url": f"{self.server.url}/user/teddy", "id": "user/teddy", "name": "user/teddy"})
+        elif "/preupload/" in self.path:
+            names = [f["path"] for f in json.loads(body)["files"]]
+            self.answer({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
+        elif "/commit/" in self.path:
+            for line in filter(None, body.splitlines()):
+                item = json.loads(line)
+                if item["key"] == "file":
+                    self.server.files[item["value"]["path"]] = base64.b64decode(item["value"]["content"])
+            self.answer({"commitOid": COMMIT, "commitUrl": f"{self.server.url}/user/teddy/commit/{COMMIT}"})
+        else:
+            self.answer({})
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.url, server.files, server.asked, server.created = f"http://127.0.0.1:{server.server_port}", {}, [], None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def perfusion(*words) -> int:
+    """The command line, in this process; its exit code."""
+    try:
+        main([str(w) for w in words])
+    except SystemExit as stopped:
+        return stopped.code
+    return 0
+
+
+def test_push_uploads_the_file_and_the_card(saved, hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    assert perfusion("push", saved, "user/teddy", "--private") == 0
+    assert "pushed: hf://user/teddy" in capsys.readouterr().out and hub.created["visibility"] == "private"
+    assert set(hub.files) == {FILE, "README.md"} and "teddy*" in hub.files["README.md"].decode()
+    (tmp_path / "back.safetensors").write_bytes(hub.files[FILE])
+    assert torch.equal(Concept.load(tmp_path / "back.safetensors").i_star, Concept.load(saved).i_star)
+    hub.files.clear()
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert perfusion("push", saved, "user/teddy") == 2
+    assert "user/teddy cannot be written" in capsys.readouterr().err and not hub.files
+
+
+def test_commands(saved, tmp_path, capsys):
+    assert perfusion("info", saved) == 0 and capsys.readouterr().out.strip() == info(str(saved))
+    assert perfusion("export", saved, "--textual-inversion", tmp_path / "ti.safetensors") == 0
+    assert (tmp_path / "ti.safetensors").stat().st_size < 1000
+    assert perfusion("info", tmp_path / "ti.safetensors") == 2
+    assert "concept format version None" in capsys.readouterr().err
+    assert perfusion("export", saved) == 2 and "--textual-inversion" in capsys.readouterr().err
