@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import hydra
+import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
@@ -14,6 +15,7 @@ from transformers import CLIPTokenizer
 
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import Pretraining, fit, pixels
+from perfusion.emojiland.scenes import describe
 
 HALF = (0.5, 0.5, 0.5)  # open_clip's mean and std: pixels in [-1, 1]
 
@@ -24,7 +26,7 @@ def model_config(tokenizer: CLIPTokenizer, side: int) -> dict:
         "embed_dim": 96,
         "vision_cfg": {"image_size": side, "layers": [1, 1, 1, 1], "width": 16, "head_width": 32},
         "text_cfg": {
-            "context_length": 24,
+            "context_length": 28,
             "vocab_size": tokenizer.eos_token_id + 1,
             "width": 96,
             "heads": 4,
@@ -53,14 +55,14 @@ class JudgePretraining(Pretraining):
         text = {k: v for k, v in self.model_cfg["text_cfg"].items()}
         self.model = open_clip.CLIP(self.model_cfg["embed_dim"], self.model_cfg["vision_cfg"], text)
         padded = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
-        self.ids = tokenizer(scenes.captions, **padded).input_ids
+        # Every caption names whose drawings it is about, so that the scorer sees the drawing and not only its class.
+        captions = [describe(fact, np.random.default_rng([cfg.seed, i]), styled=1) for i, fact in enumerate(scenes.facts)]
+        self.ids = tokenizer(captions, **padded).input_ids
         self.contrast = open_clip.ClipLoss()
 
     def loss(self, rows):
-        x = pixels(self.scenes.images[rows]).to(self.device)
-        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(
-            x
-        )  # drawn pictures are not clean
+        x = pixels(self.take(self.scenes.images, rows))
+        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(x)  # drawn pictures are not clean
         images, texts, scale = self.model(x, self.ids[rows].to(self.device))
         right = (images @ texts.T).argmax(1) == torch.arange(len(rows), device=self.device)
         return {"loss": self.contrast(images.float(), texts.float(), scale.float()), "retrieved": right.float().mean()}

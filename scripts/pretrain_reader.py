@@ -40,10 +40,8 @@ class ReaderPretraining(Pretraining):
         self.scenes, self.targets, self.model = scenes, targets(scenes.facts), Reader()
 
     def loss(self, rows):
-        x = pixels(self.scenes.images[rows]).to(self.device)
-        x = x + 0.06 * torch.randn(len(x), 1, 1, 1, device=x.device) * torch.randn_like(
-            x
-        )  # drawn pictures are not clean
+        x = pixels(self.take(self.scenes.images, rows))
+        x = x + 0.06 * torch.randn(len(x), 1, 1, 1, device=x.device) * torch.randn_like(x)  # drawn pictures are not clean
         losses = {}
         for head, logits in self.model(x).items():
             target, logits = self.targets[head][rows].to(self.device), logits.float()

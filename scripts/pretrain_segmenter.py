@@ -68,10 +68,10 @@ class SegmenterPretraining(Pretraining):
             fact = self.scenes.facts[rows[i]]
             others = [word for word in self.words if word not in (fact.object, fact.second)]
             names[i] = others[int(torch.randint(len(others), ()))]
-        masks = torch.from_numpy(np.ascontiguousarray(self.scenes.masks[rows])).float().div(255)
-        masks = (masks * ~absent[:, None, None]).to(self.device)
+        masks = self.take(self.scenes.masks, rows).float().div(255)
+        masks = masks * ~absent[:, None, None].to(self.device)
         ids = self.ids[[self.words.index(name) for name in names]].to(self.device)
-        logits = self.model(input_ids=ids, pixel_values=pixels(self.scenes.images[rows]).to(self.device)).logits.float()
+        logits = self.model(input_ids=ids, pixel_values=pixels(self.take(self.scenes.images, rows))).logits.float()
         p = logits.sigmoid()
         overlap = 2 * (p * masks).sum((1, 2)) + 1
         dice = 1 - overlap / (p.sum((1, 2)) + masks.sum((1, 2)) + 1)

@@ -19,11 +19,13 @@ from perfusion.emojiland.tokenizer import train_tokenizer
 
 def image_tower(width: int) -> nn.Sequential:
     """A small convolutional encoder [B, 3, 64, 64] -> [B, width]; needed only to train the text encoder."""
-    layers, channels = [], 3
-    for wider in (32, 64, 128, 256):
-        layers += [nn.Conv2d(channels, wider, 4, 2, 1), nn.GroupNorm(8, wider), nn.SiLU()]
+    # Unshuffled first: a convolution of three channels at full size would take ten times as long as all the rest.
+    layers, channels = [nn.PixelUnshuffle(2)], 12
+    for wider in (64, 128, 256):
+        layers += [nn.Conv2d(channels, wider, 3, 2, 1), nn.GroupNorm(8, wider), nn.SiLU()]
         channels = wider
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(256 * 16, width))
+    tower = nn.Sequential(*layers, nn.Flatten(), nn.Linear(256 * 16, width))
+    return tower.to(memory_format=torch.channels_last)
 
 
 class TextPretraining(Pretraining):
@@ -33,7 +35,7 @@ class TextPretraining(Pretraining):
         self.ids = tokenizer(
             scenes.captions, padding="max_length", truncation=True, max_length=cfg.length, return_tensors="pt"
         ).input_ids
-        self.model = CLIPTextModel(
+        self.model = CLIPTextModel._from_config(
             CLIPTextConfig(
                 vocab_size=cfg.vocabulary,
                 hidden_size=cfg.width,
@@ -45,14 +47,24 @@ class TextPretraining(Pretraining):
                 bos_token_id=tokenizer.bos_token_id,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
-            )
+            ),
+            attn_implementation="eager",  # the fused kernel's backward is slow on a CPU
         )
+        self.start(cfg.token_std, cfg.position_std)
         self.images = image_tower(cfg.width)
         self.text_projection = nn.Linear(cfg.width, cfg.width, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(2.66))  # CLIP's 1 / 0.07
 
+    def start(self, token_std: float, position_std: float) -> None:
+        """Large token embeddings: a word's own identity then outweighs, in the residual stream, what attention and
+        positions add, so that its encoding is much the same in every context and a concept's gate opens in all of them.
+        """
+        with torch.no_grad():
+            self.model.get_input_embeddings().weight.normal_(0, token_std)
+            self.model.embeddings.position_embedding.weight.normal_(0, position_std)
+
     def loss(self, rows):
-        pictures = self.images(pixels(self.scenes.images[rows]).to(self.device))
+        pictures = self.images(pixels(self.take(self.scenes.images, rows)))
         texts = self.text_projection(self.model(self.ids[rows].to(self.device)).pooler_output)
         similarity = self.log_scale.exp().clamp(max=100) * normalize(pictures.float()) @ normalize(texts.float()).T
         target = torch.arange(len(rows), device=self.device)

@@ -90,7 +90,7 @@ class UNetPretraining(Pretraining):
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
 
     def loss(self, rows):
-        x = torch.from_numpy(self.latents[rows]).float().to(self.device)
+        x = self.take(self.latents, rows).float()
         ids = torch.where(torch.rand(len(rows), 1) < self.cfg.drop_caption, self.empty, self.ids[rows])
         encodings = self.text_encoder(ids.to(self.device)).last_hidden_state
         steps, strata = self.scheduler.config.num_train_timesteps, torch.arange(len(x), device=self.device)
@@ -107,7 +107,7 @@ class UNetPretraining(Pretraining):
 
     def share(self, rows, side: int) -> torch.Tensor:
         """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
-        masks = torch.from_numpy(self.masks[rows]).float().to(self.device)[:, None] / 255
+        masks = self.take(self.masks, rows).float()[:, None] / 255
         masks = torch.nn.functional.adaptive_max_pool2d(masks, side)
         masks[torch.from_numpy(self.more[rows])] = 1
         return self.cfg.background + (1 - self.cfg.background) * masks

@@ -15,21 +15,28 @@ from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import Pretraining, fit, pixels
 
 
+def build(cfg, side: int) -> AutoencoderKL:
+    """The autoencoder of cfg's channels and latents, for pictures [3, side, side]."""
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * len(cfg.channels),
+        up_block_types=["UpDecoderBlock2D"] * len(cfg.channels),
+        block_out_channels=list(cfg.channels),
+        latent_channels=cfg.latents,
+        norm_num_groups=16,
+        layers_per_block=1,
+        sample_size=side,
+        force_upcast=False,
+    )
+
+
 class VAEPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache):
         super().__init__(cfg, scenes)
         self.scenes = scenes
-        blocks = len(cfg.channels)
-        self.model = AutoencoderKL(
-            down_block_types=["DownEncoderBlock2D"] * blocks,
-            up_block_types=["UpDecoderBlock2D"] * blocks,
-            block_out_channels=list(cfg.channels),
-            latent_channels=cfg.latents,
-            norm_num_groups=16,
-            layers_per_block=1,
-            sample_size=scenes.images.shape[1],
-            force_upcast=False,
-        )
+        if cfg.start:
+            self.model = AutoencoderKL.from_pretrained(cfg.start, dtype=torch.float32).train()
+        else:
+            self.model = build(cfg, scenes.images.shape[1])
 
     def loss(self, rows):
         crop, side = self.cfg.crop, self.scenes.images.shape[1]

@@ -3,7 +3,8 @@
     npm pack @iconify-json/{noto,noto-v1,twemoji,fluent-emoji,fluent-emoji-flat,emojione}   # then unpack each into FOLDER/<name of its tgz>
     python scripts/render_sprites.py FOLDER
 
-One sheet: rows are classes and accessories, columns are artists, an empty cell where an artist drew none. The licence
+One sheet: rows are classes and accessories, columns are artists, an empty cell where an artist drew none
+or in another pose. The licence
 of each set is written beside it (ATTRIBUTION.md). Needs the `world` extra (resvg-py).
 """
 
@@ -13,9 +14,9 @@ import sys
 from pathlib import Path
 
 import resvg_py
-from PIL import Image
+from PIL import Image, ImageOps
 
-from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, CLASSES
+from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, CLASSES, LEFT_OUT, MIRRORED
 
 CELL = 96  # pixels: 1.5 x the largest a sprite is ever drawn
 ASSETS = Path(__file__).parents[1] / "perfusion/assets/emojiland"
@@ -44,7 +45,8 @@ def main(folder: Path) -> None:
     lines = [
         "# Where the drawings come from",
         "",
-        "Rendered by `scripts/render_sprites.py`; unchanged but for size.",
+        "Rendered by `scripts/render_sprites.py`; unchanged but for size, and mirrored: "
+        + ", ".join(f"{artist}'s {word}" for word, artist in sorted(MIRRORED)) + ".",
         "",
     ]
     lines += ["| set | version | author | licence |", "|---|---|---|---|"]
@@ -52,8 +54,11 @@ def main(folder: Path) -> None:
         (package,) = folder.glob(f"*{artist}-[0-9]*/package.json")
         icons = json.loads((package.parent / "icons.json").read_text())
         info = json.loads((package.parent / "info.json").read_text())
-        for row, name in enumerate(names.values()):
+        for row, (word, name) in enumerate(names.items()):
+            if (word, artist) in LEFT_OUT:
+                continue
             if cell := render(icons, name):
+                cell = ImageOps.mirror(cell) if (word, artist) in MIRRORED else cell
                 sheet.paste(cell, (CELL * column, CELL * row))
         author, licence = info["author"], info["license"]
         version = json.loads(package.read_text())["version"]

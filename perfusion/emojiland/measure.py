@@ -16,6 +16,9 @@ from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import Reader, read
 from perfusion.emojiland.scenes import Facts, describe, sample_facts, scene
+from perfusion.emojiland.scenes import draw as draw_scene
+from perfusion.emojiland.sprites import artists_of
+from perfusion.emojiland.vocabulary import CLASSES, PLACES
 from perfusion.learning.masks import segment
 from perfusion.learning.models import load_pipeline
 from perfusion.method.attention import attention_maps
@@ -64,6 +67,54 @@ def retrieval(scorer: ClipScorer, scenes: SceneCache, of: int = 100) -> float:
     return round(float(np.mean(right)), 4)
 
 
+def same_drawing_auc(scorer: ClipScorer, seed: int = SCENES, each: int = 3) -> float:
+    """How surely two pictures of one drawing in different places are more alike to the scorer than two drawings of one class.
+
+    The area under the ROC curve over all such pairs, within each class: 0.5 is chance.
+    """
+    alike, apart = [], []
+    for number, name in enumerate(CLASSES):
+        rng = np.random.default_rng([seed, number])
+        pictures, whose = [], []
+        for artist in artists_of(name, held_out=True):
+            for place in rng.permutation(list(PLACES))[:each]:
+                pictures.append(draw_scene(Facts(name, artist, place=str(place)), rng)[0])
+                whose.append(artist)
+        features = scorer.images(pictures)
+        similarity = features @ features.T
+        same = torch.tensor([[a == b for b in whose] for a in whose])
+        upper = torch.ones_like(same).triu(1)
+        alike.append(similarity[same & upper])
+        apart.append(similarity[~same & upper])
+    alike, apart = torch.cat(alike), torch.cat(apart)
+    return round((alike[:, None] > apart[None]).float().mean().item(), 4)
+
+
+def sharpness(images: list[Image.Image], objects: list[str], folder: str) -> np.ndarray:
+    """Mean length of the grey gradient inside the object [len(images)], in grey levels a pixel; the object as segmented."""
+    grey = np.stack([np.asarray(image.convert("L"), np.float32) for image in images])
+    dy, dx = np.gradient(grey, axis=(1, 2))
+    masks = np.stack(segment(images, objects, folder)) > 127
+    return (np.hypot(dx, dy) * masks).sum((1, 2)) / masks.sum((1, 2)).clip(1)
+
+
+@torch.no_grad()
+def sharpness_ratio(pipe, asked: list, drawn: list[Image.Image], seed: int, folder: str) -> float:
+    """How sharp drawn objects are: their mean gradient over that of real scenes of the same facts, as the VAE gives them back.
+
+    Lone objects in photos; 1 is as sharp as the VAE allows, a blurred picture is below.
+    """
+    kept = [i for i, (facts, _) in enumerate(asked) if not facts.art and not facts.second]
+    real = [np.asarray(draw_scene(asked[i][0], np.random.default_rng([seed, i]))[0]) for i in kept]
+    x = pixels(np.stack(real))
+    again = torch.cat([pipe.vae.decode(pipe.vae.encode(p).latent_dist.mean).sample for p in x.split(32)])
+    again = ((again.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    objects = [asked[i][0].object for i in kept]
+    of_real = sharpness([Image.fromarray(a) for a in again], objects, folder)
+    of_drawn = sharpness([drawn[i] for i in kept], objects, folder)
+    return round(float(of_drawn.mean() / of_real.mean()), 4)
+
+
 def mask_iou(folder: str, scenes: SceneCache, count: int = 300) -> float:
     """Mean IoU at threshold 0.5 of CLIPSeg's max-normalised masks with the objects' own."""
     images = [Image.fromarray(image) for image in scenes.images[:count]]
@@ -108,6 +159,7 @@ def judged(cfg: DictConfig, pipe, reader: Reader) -> dict:
     return {
         "vae_psnr_db": psnr(pipe.vae, scenes),
         "clip_retrieval_100": retrieval(scorer, every),
+        "clip_same_drawing_auc": same_drawing_auc(scorer),
         "clipseg_iou": mask_iou(cfg.model.segmenter, scenes),
         "attention_in_mask_lift": attention_lift(pipe),
         "reader": rates(read(reader, pixels(every.images[:]), every.facts)),
@@ -128,9 +180,10 @@ def measure(cfg: DictConfig) -> dict:
     seconds = (time.perf_counter() - started) / len(drawn)
     readings = read(reader, pixels(np.stack([np.asarray(d) for d in drawn])), [f for f, _ in asked])
     single = time.perf_counter()
-    draw(pipe, [asked[0][1]], [0], Sampling(25, cfg.model.guidance))
+    draw(pipe, [asked[0][1]], [0], Sampling(cfg.model.steps, cfg.model.guidance))
     result = {
         "drawn": {k: v for k, v in rates(readings).items() if k != "drawing"},
+        "drawn_sharpness_ratio": sharpness_ratio(pipe, asked, drawn, cfg.seed, cfg.model.segmenter),
         "prompts": len(asked),
         "scheduler": type(pipe.scheduler).__name__,
         "steps": cfg.model.steps,
@@ -150,8 +203,6 @@ def measure(cfg: DictConfig) -> dict:
 
 def sheet(asked: list[tuple[Facts, str]], drawn: list[Image.Image], seed: int, path: Path, columns: int = 8) -> None:
     """Pairs of a real scene (left) and what the model drew from its caption (right), enlarged twice."""
-    from perfusion.emojiland.scenes import draw as draw_scene
-
     side = drawn[0].width
     rows = -(-len(drawn) // columns)
     picture = Image.new("RGB", (columns * (2 * side + 10), rows * (side + 6)), "white")

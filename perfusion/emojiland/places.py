@@ -1,15 +1,9 @@
-"""Emojiland's backgrounds: nine places and the plain one, drawn with mild noise so that a small VAE can keep them."""
+"""Emojiland's backgrounds: nine places and the plain one, drawn without grain, which would cost a small VAE its bits."""
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 SCALE = 2  # drawn at twice the size, then reduced: smooth edges
-
-
-def _noise(rng: np.random.Generator, side: int, strength: float) -> np.ndarray:
-    """Soft grain [side, side, 1]: white noise enlarged twofold."""
-    coarse = rng.normal(0, strength, (side // 2, side // 2))
-    return coarse.repeat(2, 0).repeat(2, 1)[..., None]
 
 
 def _bands(side: int, horizon: float, top, sky_end, ground, ground_end) -> np.ndarray:
@@ -26,7 +20,6 @@ def background(place: str | None, rng: np.random.Generator, side: int) -> Image.
     n = side * SCALE
     shift = rng.normal(0, 5, 3)
     horizon = rng.uniform(0.42, 0.62)
-    noise = 0.0
     if place is None:
         tone = np.float64(rng.choice([[236, 232, 224], [206, 214, 224], [190, 190, 194], [232, 222, 206]]))
         picture = _bands(n, 0.5, tone + 8, tone, tone, tone - 10)
@@ -34,20 +27,16 @@ def background(place: str | None, rng: np.random.Generator, side: int) -> Image.
         picture = _bands(n, horizon, (120, 190, 245), (200, 230, 250), (240, 218, 160), (228, 196, 130))
         sea = slice(int((horizon - 0.14) * n), int(horizon * n))
         picture[sea] = (40, 130, 190)
-        noise = 2.5
     elif place == "snow":
         picture = _bands(n, horizon, (150, 170, 210), (205, 215, 235), (246, 249, 254), (226, 234, 246))
     elif place == "grass":
         picture = _bands(n, horizon, (110, 180, 245), (200, 228, 250), (96, 178, 60), (50, 130, 36))
-        noise = 4
     elif place == "night":
         picture = _bands(n, 0.8, (10, 10, 44), (36, 30, 84), (24, 24, 50), (16, 16, 36))
     elif place == "desert":
         picture = _bands(n, horizon, (252, 176, 96), (255, 222, 160), (222, 150, 76), (190, 112, 50))
-        noise = 2.5
     elif place == "brick":
         picture = _bands(n, 0.5, (170, 72, 52), (164, 66, 48), (160, 64, 46), (150, 58, 42))
-        noise = 3
     elif place == "table":
         picture = _bands(n, horizon, (234, 226, 212), (222, 212, 196), (160, 104, 58), (124, 76, 40))
     elif place == "water":
@@ -59,10 +48,7 @@ def background(place: str | None, rng: np.random.Generator, side: int) -> Image.
     picture = np.clip(picture + shift, 0, 255).astype(np.uint8)
     image = Image.fromarray(picture, "RGB")
     _details(place, ImageDraw.Draw(image), rng, n, horizon)
-    image = image.resize((side, side), Image.Resampling.BOX)
-    if noise:
-        image = Image.fromarray(np.clip(np.asarray(image) + _noise(rng, side, noise), 0, 255).astype(np.uint8))
-    return image
+    return image.resize((side, side), Image.Resampling.BOX)
 
 
 def _details(place: str | None, draw: ImageDraw.ImageDraw, rng: np.random.Generator, n: int, horizon: float) -> None:

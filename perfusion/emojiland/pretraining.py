@@ -1,4 +1,4 @@
-"""What the pretraining scripts share: rows drawn from (seed, step), optimiser, checkpoints, resuming, a progress bar."""
+"""What the pretraining scripts share: rows drawn from (seed, step), checkpoints, resuming, a progress bar."""
 
 import math
 from datetime import timedelta
@@ -12,6 +12,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache, home
+from perfusion.emojiland.muon import optimizer_of
 
 
 class Pretraining(pl.LightningModule):
@@ -20,8 +21,17 @@ class Pretraining(pl.LightningModule):
     def __init__(self, cfg: DictConfig, scenes: SceneCache):
         super().__init__()
         self.cfg = cfg
+        self._resident: dict[int, torch.Tensor] = {}
         # Scenes of two objects, the hardest, are drawn cfg.twos times as often as the others.
         self.pool = np.repeat(np.arange(len(scenes)), [cfg.twos if fact.second else 1 for fact in scenes.facts])
+
+    def take(self, array: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        """Rows of an array of the scenes, as a tensor on the module's device; a GPU keeps the whole array."""
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.ascontiguousarray(array[rows]))
+        if id(array) not in self._resident:
+            self._resident[id(array)] = torch.from_numpy(np.array(array)).to(self.device)
+        return self._resident[id(array)][torch.from_numpy(rows).to(self.device)]
 
     def training_step(self, batch, batch_index):
         # Rows and noise follow from the step alone, so a resumed run is the uninterrupted one.
@@ -34,8 +44,7 @@ class Pretraining(pl.LightningModule):
 
     def configure_optimizers(self):
         cfg = self.cfg
-        trained = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=cfg.lr, weight_decay=cfg.weight_decay, betas=(0.9, 0.99))
+        optimizer = optimizer_of(self, cfg.optimizer, cfg.lr, cfg.weight_decay)
 
         def rate(step: int) -> float:
             left = min(1.0, (1 - step / cfg.steps) / cfg.cooldown)
@@ -45,9 +54,10 @@ class Pretraining(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def pixels(images: np.ndarray) -> torch.Tensor:
+def pixels(images: np.ndarray | torch.Tensor) -> torch.Tensor:
     """uint8 [B, H, W, 3] -> float32 [B, 3, H, W] in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    images = torch.from_numpy(np.ascontiguousarray(images)) if isinstance(images, np.ndarray) else images
+    return images.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def fit(module: Pretraining, name: str) -> None:

@@ -7,7 +7,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from perfusion.emojiland.places import background
 from perfusion.emojiland.sprites import artists_of, sprites, tinted
-from perfusion.emojiland.vocabulary import ACCESSORIES, ARTS, CLASSES, COLORS, PLACES
+from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, ARTS, CLASSES, COLORS, EYES, PLACES
 
 SIDE = 64  # pixels
 TEMPLATES = (
@@ -16,6 +16,7 @@ TEMPLATES = (
     "a picture of {a}", "{a}", "the {x}",
 )  # fmt: skip
 
+STYLED = 0.3  # share of the objects whose artist the caption names
 PENCIL_PLACES = ("night", "brick", "water", "city")  # the others have no lines to be known by
 
 
@@ -67,9 +68,18 @@ def article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def describe(facts: Facts, rng: np.random.Generator) -> str:
-    """A caption of the facts; its wording varies with `rng`. A place it does not name is a plain background."""
+def _named(noun: str, artist: str | None, styled: float, rng: np.random.Generator) -> str:
+    """The noun, in a share `styled` of the cases with its artist, as a style."""
+    return f"{noun} in {ARTISTS[artist]} style" if artist and rng.random() < styled else noun
+
+
+def describe(facts: Facts, rng: np.random.Generator, styled: float = STYLED) -> str:
+    """A caption of the facts; its wording varies with `rng`. A place it does not name is a plain background.
+
+    styled: the share of objects whose artist is named ("a teddy in noto style").
+    """
     noun = f"{facts.color} {facts.object}" if facts.color else facts.object
+    noun = _named(noun, facts.artist, styled, rng)
     if facts.art:
         opening = f"{ARTS[facts.art]} {article(noun)}"
     else:
@@ -78,7 +88,8 @@ def describe(facts: Facts, rng: np.random.Generator) -> str:
     if facts.accessory:
         details.append("wearing sunglasses" if facts.accessory == "sunglasses" else f"wearing a {facts.accessory}")
     if facts.second:
-        details.append(f"{_pick(rng, ('next to', 'beside', 'and'))} {article(facts.second)}")
+        joint = _pick(rng, ("next to", "beside", "and"))
+        details.append(f"{joint} {article(_named(facts.second, facts.second_artist, styled, rng))}")
     if facts.place:
         details.append(PLACES[facts.place])
     return " ".join([opening, *details])
@@ -92,22 +103,24 @@ def _sized(drawing: Image.Image, limit: float) -> Image.Image:
 
 
 def _jittered(drawing: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Mirrored half of the time, brightness and hue moved a little."""
-    if rng.random() < 0.5:
-        drawing = ImageOps.mirror(drawing)
+    """Brightness and hue moved a little. Nothing is mirrored: a drawing has one orientation."""
     rgba = np.asarray(drawing).astype(np.float32)
     rgba[..., :3] = np.clip(rgba[..., :3] * rng.normal(1, 0.035, 3) + rng.normal(0, 3), 0, 255)
     return Image.fromarray(rgba.astype(np.uint8), "RGBA")
 
 
-def _dressed(name: str, body: Image.Image, x: int, y: int, rng: np.random.Generator) -> tuple[Image.Image, int, int]:
-    """The accessory for a body at (x, y) and where it goes: hats sit on top, sunglasses in the upper third."""
+def _dressed(name: str, wearer: str, body: Image.Image, x: int, y: int, rng: np.random.Generator) -> tuple[Image.Image, int, int]:
+    """The accessory for a body at (x, y) and where it goes: hats sit on top, sunglasses before the eyes."""
     worn = sprites()[name, _pick(rng, artists_of(name, True))]
     if name == "sunglasses":
         worn = _sized(worn, 0.72 * body.width)
-        return worn, x + (body.width - worn.width) // 2, y + round(0.34 * body.height - worn.height / 2)
-    worn = _sized(worn, min(0.62 * body.width, 20))
-    return worn, x + (body.width - worn.width) // 2, max(0, y - worn.height + round(0.14 * body.height) + 1)
+        return worn, x + (body.width - worn.width) // 2, y + round(EYES.get(wearer, 0.45) * body.height - worn.height / 2)
+    worn = _sized(worn, min(0.62 * body.width, 22))
+    depth = round(0.14 * body.height) + 1
+    top = np.asarray(body.getchannel("A"), np.float64)[:depth].sum(0)  # where the drawing's top is: a guitar's is at its neck
+    middle = (top * np.arange(body.width)).sum() / max(top.sum(), 1) + 0.5
+    left = np.clip(x + middle - worn.width / 2, 0, SIDE - worn.width)
+    return worn, int(left), max(0, y - worn.height + depth)
 
 
 def _stylised(picture: Image.Image, art: str) -> Image.Image:
@@ -125,7 +138,7 @@ def _stylised(picture: Image.Image, art: str) -> Image.Image:
 
 
 def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """The picture of the facts and the main object's mask; position, size, mirror and tint from `rng`."""
+    """The picture of the facts and the main object's mask; position, size and tint from `rng`."""
     picture = background(facts.place, rng, SIDE).convert("RGBA")
     if facts.art == "pencil":  # lines of the place stay fainter than those of the objects
         picture = Image.blend(picture, Image.new("RGBA", picture.size, "white"), 0.6)
@@ -136,21 +149,21 @@ def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Ima
     left = int(rng.integers(2))  # which side the main object takes when there are two
     for position, (name, artist, color) in enumerate(names):
         drawing = tinted(name, artist, color) if color else sprites()[name, artist]
-        limit = rng.uniform(26, 30) if facts.second else rng.uniform(34, 46) + 6 * (facts.art == "pixel")
+        limit = rng.uniform(28, 31) if facts.second else rng.uniform(42, 52) + 4 * (facts.art == "pixel")
         if facts.accessory in ("hat", "crown"):
-            limit = min(limit, 40)
+            limit = min(limit, 44)
         body = _sized(_jittered(drawing, rng), limit)
         middle = SIDE / 2 + rng.uniform(-5, 5)
         if facts.second:
-            middle = SIDE * (0.27 if (position == 0) == bool(left) else 0.73) + rng.uniform(-2, 2)
+            middle = SIDE * (0.26 if (position == 0) == bool(left) else 0.74) + rng.uniform(-1, 1)
         x = int(np.clip(middle - body.width / 2, 0, SIDE - body.width))
-        floor = SIDE - rng.uniform(2, 9)
+        floor = SIDE - rng.uniform(2, 7)
         y = int(np.clip(floor - body.height, 16 if facts.accessory in ("hat", "crown") else 0, SIDE - body.height))
         cover.alpha_composite(body, (x, y))
     mask = Image.new("L", picture.size)
     mask.paste(body.getchannel("A"), (x, y))
     if facts.accessory:
-        worn, wx, wy = _dressed(facts.accessory, body, x, y, rng)
+        worn, wx, wy = _dressed(facts.accessory, facts.object, body, x, y, rng)
         cover.alpha_composite(worn, (max(0, wx), max(0, wy)))
     picture.alpha_composite(cover)
     picture = picture.convert("RGB")
