@@ -1,6 +1,7 @@
 """perfusion train: pictures and a super-category in, a concept file, a result.json and a picture out."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,10 +40,11 @@ IN_THE_FILE = (  # settings that a concept file tells
 BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
 
 
-def train(cfg: DictConfig, folder: Path) -> dict:
+def train(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> dict:
     """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, metrics.csv, masks.png, picture.png,
     attention.png, selection/STEP.png and last.ckpt to `folder`.
 
+    callbacks: more of Lightning's, called after the training's own: to watch it, or to stop it (trainer.should_stop).
     Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work.
     """
     failed = True
@@ -51,6 +53,7 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         concept = concept_of(cfg)
         check(cfg, concept)
         run = build(cfg, concept, folder)
+        run.trainer.callbacks += callbacks
         fit(run, cfg)
         seconds = time.perf_counter() - started
         # Under DDP the first process alone writes.
