@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import math
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -38,11 +39,13 @@ def chart(series: list[Series], x: str, y: str, dots: bool = True) -> str:
     (x0, x1), (y0, y1) = (_range([getattr(p, axis) for p in points]) for axis in "xy")
     at = lambda p: (LEFT + (p.x - x0) / (x1 - x0) * (W - LEFT - RIGHT), H - BOTTOM - (p.y - y0) / (y1 - y0) * (H - TOP - BOTTOM))
     parts = [f'<svg class="chart" viewBox="0 0 {W} {H}" role="group" aria-label="{html.escape(f"{y} against {x}")}">']
-    for n in range(5):
-        px, py = LEFT + n / 4 * (W - LEFT - RIGHT), H - BOTTOM - n / 4 * (H - TOP - BOTTOM)
-        parts.append(f'<path d="M{px:.0f} {TOP}V{H - BOTTOM}M{LEFT} {py:.0f}H{W - RIGHT}" stroke="currentColor" opacity=".12"/>')
-        parts.append(_text(px, H - BOTTOM + 14, f"{x0 + n / 4 * (x1 - x0):.3g}", "middle"))
-        parts.append(_text(LEFT - 6, py + 4, f"{y0 + n / 4 * (y1 - y0):.3g}", "end"))
+    line = lambda path: f'<path d="{path}" stroke="currentColor" opacity=".12"/>'
+    for value in _ticks(x0, x1):
+        px, _ = at(Point(value, y0, ""))
+        parts += [line(f"M{px:.0f} {TOP}V{H - BOTTOM}"), _text(px, H - BOTTOM + 14, f"{value:g}", "middle")]
+    for value in _ticks(y0, y1):
+        _, py = at(Point(x0, value, ""))
+        parts += [line(f"M{LEFT} {py:.0f}H{W - RIGHT}"), _text(LEFT - 6, py + 4, f"{value:g}", "end")]
     parts += [_text((W + LEFT) / 2, H - 6, x, "middle"), _text(LEFT, 12, y, "start")]
     above = []
     for i, s in enumerate(series):
@@ -75,6 +78,14 @@ def _range(values: list[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     room = (high - low) * 0.06 or abs(high) * 0.1 or 1.0
     return low - room, high + room
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round numbers between the two."""
+    raw = (high - low) / 5
+    power = 10 ** math.floor(math.log10(raw))
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
+    return [round(n * step, 12) for n in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start") -> str:

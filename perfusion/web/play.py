@@ -67,10 +67,10 @@ class Play:
         self.five = gr.Button("Five biases", elem_id="five")
         self.strip = gr.Gallery(
             label="Every bias shifted", columns=5, height="auto", format="png", buttons=["download"], elem_classes="pixels",
-            elem_id="strip", allow_preview=False,
+            elem_id="strip", allow_preview=False, visible=False,
         )  # fmt: skip
         self.word = gr.Radio([], label="Where is this word looked at?", elem_id="word")
-        self.overlay = gr.Image(label="Attention: from dark (none) to yellow (most)", elem_id="overlay", **shown)
+        self.overlay = gr.Image(label="Attention: from dark (none) to yellow (most)", elem_id="overlay", visible=False, **shown)
 
     def _events(self) -> None:
         gates = [*self.betas, *self.taus]
@@ -109,7 +109,7 @@ class Play:
         knobs = tuple(Knob(w, float(b), float(t)) for w, b, t in zip(words, gates[:SLOTS], gates[SLOTS:]))
         return Wish(prompt or "", knobs, LOCKS.get(lock), int(seed or 0), int(steps), float(guidance))
 
-    def note(self, *values, request: gr.Request) -> None:
+    def note(self, request: gr.Request, *values) -> None:
         """Remember a visitor's newest wish, and break off the drawing of the one before."""
         wish = self.wish_of(*values)
         with self._guard:
@@ -120,9 +120,9 @@ class Play:
         if before is not None and before != wish:
             self.studio.break_off(before)
 
-    def redraw(self, *values, request: gr.Request):
+    def redraw(self, request: gr.Request, *values):
         """The coarse picture, then the full one, then the base model's."""
-        self.note(*values, request=request)
+        self.note(request, *values)
         wish, started = self.wish_of(*values), time.perf_counter()
         said = lambda what: f"{what} after {time.perf_counter() - started:.2f} s"
         yield self.studio.picture(wish, coarse=True), gr.skip(), said("coarse picture")
@@ -134,6 +134,8 @@ class Play:
     def read(self, prompt: str, words: list[str]):
         """The recognised words, hints about the others, and the words whose attention can be seen."""
         supers = {w: self.library[w].super_category for w in words}
+        if not self.library.words():
+            return spans(prompt, []), "There are no concepts yet: teach one in the next tab, or add a file.", gr.update(choices=[])
         said = hints(prompt, supers, self.library.words())
         held, length = self.studio.words(prompt, words)
         if length > (limit := self.studio.tokenizer.model_max_length):
@@ -171,10 +173,10 @@ class Play:
     def biases(self, *values):
         wish = self.wish_of(*values)
         label = lambda shift: ", ".join(f"{k.word} {k.beta + shift:.2f}" for k in wish.knobs) or "no concept"
-        return [(picture, label(shift)) for shift, picture in self.studio.strip(wish)]
+        return gr.update(value=[(picture, label(shift)) for shift, picture in self.studio.strip(wish)], visible=True)
 
     def attention(self, word: str, *values):
         maps = self.studio.looked(self.wish_of(*values))
         if word not in maps.maps:
             return gr.skip()
-        return heat_overlay(maps.picture, maps.maps[word])
+        return gr.update(value=heat_overlay(maps.picture, maps.maps[word]), visible=True)

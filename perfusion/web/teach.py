@@ -50,7 +50,7 @@ class Teach:
         self.show = gr.Button("Show the masks", elem_id="show")
         self.masks = gr.Gallery(
             label="Masks: what is faded does not count. Choose one to mend it.", columns=4, height="auto", format="png",
-            allow_preview=False, elem_classes="pixels", elem_id="masks", buttons=[],
+            allow_preview=False, elem_classes="pixels", elem_id="masks", buttons=[], visible=False,
         )  # fmt: skip
         self.at = gr.State(0)
         self.canvas = gr.ImageEditor(
@@ -72,7 +72,7 @@ class Teach:
         self.scores = gr.HTML(elem_id="scores")
         self.drawn = gr.Gallery(
             label="What it draws now", columns=4, height="auto", format="png", allow_preview=False, elem_classes="pixels",
-            elem_id="drawn", buttons=[],
+            elem_id="drawn", buttons=[], visible=False,
         )  # fmt: skip
         self.file = gr.File(label="The concept", interactive=False, visible=False, elem_id="file")
         self.learned = gr.State(None)  # its word, for the other tabs
@@ -82,7 +82,7 @@ class Teach:
         quick = private | {"queue": False, "show_progress": "hidden"}
         self.kind.input(kindly(self.nearest), self.kind, [self.near, self.name], trigger_mode="always_last", **quick)
         self.near.input(lambda w: (w, f"{w}*"), self.near, [self.kind, self.name], **quick)
-        self.example.input(kindly(self.take_example), self.example, [self.uploads, self.kind, self.name], **quick)
+        self.example.input(kindly(self.take_example), self.example, [self.uploads, self.kind, self.near, self.name], **quick)
         begin = [self.uploads, self.kind, self.lesson]
         shown = [self.lesson, self.masks]
         self.show.click(kindly(self.show_masks), begin, shown, concurrency_id="learn", **private)
@@ -101,11 +101,11 @@ class Teach:
 
     def take_example(self, name: str | None):
         if not name:
-            return gr.skip(), gr.skip(), gr.skip()
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip()
         folder = ROOT / "data/concepts" / examples_checked(name)
         copies = Path(tempfile.mkdtemp())
         paths = [str(shutil.copy(p, copies)) for p in picture_paths(folder)]
-        return paths, name, f"{name}*"
+        return paths, name, *self.nearest(name)
 
     def opened(self, uploads, word: str, lesson: Lesson | None) -> Lesson:
         """The visitor's lesson with these pictures and masks for the word. Raises UserError."""
@@ -123,7 +123,7 @@ class Teach:
 
     def show_masks(self, uploads, word: str, lesson: Lesson | None):
         lesson = self.opened(uploads, word, lesson)
-        return lesson, lesson.overlays()
+        return lesson, gr.update(value=lesson.overlays(), visible=True)
 
     def paint(self, lesson: Lesson | None, event: gr.SelectData):
         if lesson is None:
@@ -148,7 +148,7 @@ class Teach:
         if not 1 <= steps <= MOST_STEPS:
             raise UserError(f"steps={steps} does not work; allowed is 1 to {MOST_STEPS}.")
         nothing = [gr.update(value=None)] * 3
-        yield lesson, lesson.overlays(), f"Loading the model to learn {name} …", *nothing, gr.update(value=None, visible=False), None
+        yield lesson, gr.update(value=lesson.overlays(), visible=True), f"Preparing to learn {name}: the model is loaded; the first time its covariance is measured, too, which takes minutes.", *nothing, gr.update(value=None, visible=False), None
         for progress in lesson.learn(self.cfg, name, word.strip().lower(), int(steps)):
             if progress.file:
                 break
@@ -164,7 +164,7 @@ class Teach:
         curve = chart([Series("loss", losses)], "step", "masked denoising error, mean of ten steps", dots=False)
         scored = [s for s in progress.scores if "text" in s]
         by = [Series(k, [Point(s["step"], s[k], f"step {s['step']}: {k} {s[k]:.3f}") for s in scored]) for k in ("image", "text", "score")]
-        drawn = [(picture, prompt) for prompt, picture in progress.drawn]
+        drawn = gr.update(value=[(picture, prompt) for prompt, picture in progress.drawn], visible=bool(progress.drawn))
         return f"Learning **{name}**: step {progress.step} of {progress.of}", curve, chart(by, "step", "selection: raw CLIP cosines"), drawn
 
     def stop(self, lesson: Lesson | None):
