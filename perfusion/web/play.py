@@ -53,9 +53,8 @@ class Play:
         with gr.Row():
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90, elem_id="seed")
             self.dice = gr.Button("Other noise", min_width=90)
-        with gr.Row():
-            self.steps = gr.Slider(1, MOST_STEPS, sampling.steps, step=1, label="Steps", min_width=140, elem_id="steps")
-            self.guidance = gr.Slider(1, MOST_GUIDANCE, sampling.guidance, step=0.5, label="Guidance", min_width=140)
+        self.steps = gr.Slider(1, MOST_STEPS, sampling.steps, step=1, label="Steps", elem_id="steps")
+        self.guidance = gr.Slider(1, MOST_GUIDANCE, sampling.guidance, step=0.5, label="Guidance", elem_id="guidance")
 
     def _pictures(self) -> None:
         shown = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"], "elem_classes": "pixels"}

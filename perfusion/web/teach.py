@@ -91,7 +91,10 @@ class Teach:
         self.mend.click(kindly(self.take_mask), [self.lesson, self.at, self.canvas], [self.masks, self.canvas, self.mend], **private)
         seen = [self.lesson, self.masks, self.said, self.curve, self.scores, self.drawn, self.file, self.learned]
         inputs = [*begin, self.name, self.steps]
-        self.done = self.go.click(kindly(self.learn), inputs, seen, concurrency_id="learn", show_progress="minimal", show_progress_on=self.said, **private)
+        self.done = self.go.click(
+            kindly(self.learn), inputs, seen, concurrency_id="learn", show_progress="minimal", show_progress_on=self.said,
+            api_name="lesson", **private,  # not /learn, which is for programs
+        )  # fmt: skip
         self.cancel.click(kindly(self.stop), self.lesson, self.said, **quick)
 
     # -- what happens -------------------------------------------------------------------------------------------------
