@@ -23,7 +23,12 @@ from perfusion.web.lesson import Lesson
 from perfusion.web.library import Library
 from perfusion.web.studio import COARSE, SHIFTS, Knob, Studio, Wish
 
-QUICK = ["max_steps=2", "selection.every=null", "model.select_from=0", "covariance.captions=1000"]  # speed does not depend on what is learned
+QUICK = [
+    "max_steps=2",
+    "selection.every=null",
+    "model.select_from=0",
+    "covariance.captions=1000",
+]  # speed does not depend on what is learned
 
 
 def main(moves: int = 12, *files: str) -> None:

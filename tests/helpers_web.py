@@ -13,14 +13,20 @@ from pathlib import Path
 import pytest
 from helpers_emojiland import QUICK, SHIPPED, elsewhere, pictures
 
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
 OVERRIDES = [o for o in QUICK if o != "masks=null"]
 
 
 def model_at(assets: Path) -> list[str]:
     """Overrides that name the tiny world's models, without its environment."""
     home = assets / "emojiland"
-    return [f"model.path={home}/pipeline", f"model.scorer=local-dir:{home}/open_clip", f"model.segmenter={home}/clipseg"]
+    return [
+        f"model.path={home}/pipeline",
+        f"model.scorer=local-dir:{home}/open_clip",
+        f"model.segmenter={home}/clipseg",
+    ]
 
 
 def with_segmenter(assets: Path) -> Path:
@@ -76,8 +82,10 @@ def browser_page(width: int = 1280, height: int = 1000, dark: bool = False):
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         try:
-            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light")
-            page.set_default_timeout(120_000)
+            page = browser.new_page(
+                viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+            )
+            page.set_default_timeout(300_000)  # a busy machine
             yield page
         finally:
             browser.close()

@@ -22,7 +22,9 @@ def offer(studio: Studio, cfg: DictConfig, lessons: Path) -> None:
     def knobs(gates: dict | None) -> tuple[Knob, ...]:
         gates = gates or {}
         if not isinstance(gates, dict) or not all(isinstance(g, dict) for g in gates.values()) or len(gates) > SLOTS:
-            raise UserError(f'concepts={gates} does not work; give up to {SLOTS}, as {{"teddy*": {{"beta": 0.6, "tau": 0.15}}}}.')
+            raise UserError(
+                f'concepts={gates} does not work; give up to {SLOTS}, as {{"teddy*": {{"beta": 0.6, "tau": 0.15}}}}.'
+            )
         unknown = {key for g in gates.values() for key in g} - {"beta", "tau"}
         if unknown:
             raise UserError(f"concepts holds {sorted(unknown)}; a concept's settings are beta and tau.")

@@ -37,7 +37,10 @@ def chart(series: list[Series], x: str, y: str, dots: bool = True) -> str:
         return ""
     points = [p for s in series for p in s.points]
     (x0, x1), (y0, y1) = (_range([getattr(p, axis) for p in points]) for axis in "xy")
-    at = lambda p: (LEFT + (p.x - x0) / (x1 - x0) * (W - LEFT - RIGHT), H - BOTTOM - (p.y - y0) / (y1 - y0) * (H - TOP - BOTTOM))
+    at = lambda p: (
+        LEFT + (p.x - x0) / (x1 - x0) * (W - LEFT - RIGHT),
+        H - BOTTOM - (p.y - y0) / (y1 - y0) * (H - TOP - BOTTOM),
+    )
     parts = [f'<svg class="chart" viewBox="0 0 {W} {H}" role="group" aria-label="{html.escape(f"{y} against {x}")}">']
     line = lambda path: f'<path d="{path}" stroke="currentColor" opacity=".12"/>'
     for value in _ticks(x0, x1):
@@ -52,7 +55,9 @@ def chart(series: list[Series], x: str, y: str, dots: bool = True) -> str:
         color = COLORS[i % len(COLORS)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in map(at, s.points))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.6" opacity=".8"/>')
-        parts.append(f'<text x="{W - RIGHT}" y="{TOP + 14 * i + 12}" text-anchor="end" fill="{color}">{html.escape(s.name)}</text>')
+        parts.append(
+            f'<text x="{W - RIGHT}" y="{TOP + 14 * i + 12}" text-anchor="end" fill="{color}">{html.escape(s.name)}</text>'
+        )
         above += [_dot(p, *at(p), color) for p in s.points] if dots else []
     return "".join([*parts, *above, "</svg>"])
 
@@ -62,11 +67,21 @@ def _dot(p: Point, px: float, py: float, color: str) -> str:
     if abs(px - left) < CARD and top < py < top + CARD + 20 and px > left:  # the card would hide its own point
         left = px - CARD - 14
     label = html.escape(p.label)
-    card = f'<rect class="card" x="{left:.0f}" y="{top:.0f}" width="{CARD + 4}" height="{CARD + 20}" rx="3"/>' if p.picture else ""
-    shot = (
-        f'<image x="{left + 2:.0f}" y="{top + 2:.0f}" width="{CARD}" height="{CARD}" href="{_data(p.picture)}"/>' if p.picture else ""
+    card = (
+        f'<rect class="card" x="{left:.0f}" y="{top:.0f}" width="{CARD + 4}" height="{CARD + 20}" rx="3"/>'
+        if p.picture
+        else ""
     )
-    said = _text(left + 4, top + CARD + 15, p.label) if p.picture else _text(min(px + 8, W - 200), max(py - 8, 12), p.label)
+    shot = (
+        f'<image x="{left + 2:.0f}" y="{top + 2:.0f}" width="{CARD}" height="{CARD}" href="{_data(p.picture)}"/>'
+        if p.picture
+        else ""
+    )
+    said = (
+        _text(left + 4, top + CARD + 15, p.label)
+        if p.picture
+        else _text(min(px + 8, W - 200), max(py - 8, 12), p.label)
+    )
     return (
         f'<g class="point" tabindex="0" role="img" aria-label="{label}"><circle cx="{px:.1f}" cy="{py:.1f}" r="5" stroke="{color}" '
         f'stroke-width="2" fill="{color if p.filled else "var(--block-background-fill)"}"><title>{label}</title></circle>'

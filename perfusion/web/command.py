@@ -52,13 +52,19 @@ def check_address(host: str, port: int, auth: str | None) -> tuple[str, str] | N
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="perfusion web", description="A page to teach concepts and to play with them.")
+    parser = argparse.ArgumentParser(
+        prog="perfusion web", description="A page to teach concepts and to play with them."
+    )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", default="127.0.0.1", help="another lets other machines in, and needs --auth")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="asked of every visitor")
-    parser.add_argument("--concepts", metavar="FOLDER", type=Path, help="of concept files; outputs/web/concepts by default")
+    parser.add_argument(
+        "--concepts", metavar="FOLDER", type=Path, help="of concept files; outputs/web/concepts by default"
+    )
     parser.add_argument("--device", help="cpu, cuda, ...; the GPU if there is one, by default")
-    parser.add_argument("overrides", nargs="*", help="of perfusion train's configuration, as in model=sd15 max_steps=200")
+    parser.add_argument(
+        "overrides", nargs="*", help="of perfusion train's configuration, as in model=sd15 max_steps=200"
+    )
     given = parser.parse_args(argv)
     auth = check_address(given.host, given.port, given.auth)
     if given.concepts and not given.concepts.is_dir():
@@ -68,7 +74,9 @@ def main(argv: list[str]) -> None:
     try:
         from perfusion.web.app import build, serve
     except ModuleNotFoundError as error:
-        raise UserError(f"perfusion web needs {error.name}, which is not installed; install it with {install('web')}.") from error
+        raise UserError(
+            f"perfusion web needs {error.name}, which is not installed; install it with {install('web')}."
+        ) from error
     page = build(cfg, given.concepts, given.device)
     print(f"page:     http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
     serve(page, given.host, given.port, auth, quiet=True)

@@ -11,7 +11,9 @@ class Compare:
     """Builds the tab within a gr.Blocks."""
 
     def __init__(self):
-        gr.Markdown("Likeness against prompt fidelity, better to the upper right. Point at a dot, or go from dot to dot with Tab.")
+        gr.Markdown(
+            "Likeness against prompt fidelity, better to the upper right. Point at a dot, or go from dot to dot with Tab."
+        )
         with gr.Row():
             self.source = gr.Dropdown(list(sources()), value=None, label="Run or experiment", elem_id="source")
             self.again = gr.Button("Look again", min_width=120, scale=0)
@@ -23,5 +25,9 @@ class Compare:
 
     def show(self, name: str):
         series, said = fronts(name)
-        filled = "" if all(p.filled for s in series for p in s.points) else " Hollow: another point of its arm is better in both."
+        filled = (
+            ""
+            if all(p.filled for s in series for p in s.points)
+            else " Hollow: another point of its arm is better in both."
+        )
         return chart(series, "text similarity", "image similarity"), f"{said}.{filled}"

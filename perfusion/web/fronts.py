@@ -56,11 +56,17 @@ def _points(rows: list[dict], pictures: list[Image.Image]) -> list[Point]:
     """From the lowest bias to the highest, so that the line goes along the front."""
     pictures = pictures if len(pictures) == len(rows) else [None] * len(rows)
     order = sorted(range(len(rows)), key=lambda i: (str(rows[i]["lock"]), rows[i]["tau"] or 0, rows[i]["beta"]))
-    return [Point(rows[i]["text"], rows[i]["image"], _label(rows[i]), pictures[i], bool(rows[i]["pareto"])) for i in order]
+    return [
+        Point(rows[i]["text"], rows[i]["image"], _label(rows[i]), pictures[i], bool(rows[i]["pareto"])) for i in order
+    ]
 
 
 def _label(row: dict) -> str:
-    said = [f"β {row['beta']:g}", *([f"τ {row['tau']:g}"] if row["tau"] else []), *([row["lock"]] if row["lock"] else [])]
+    said = [
+        f"β {row['beta']:g}",
+        *([f"τ {row['tau']:g}"] if row["tau"] else []),
+        *([row["lock"]] if row["lock"] else []),
+    ]
     return f"{', '.join(said)}: text {row['text']:.3f}, image {row['image']:.3f}"
 
 

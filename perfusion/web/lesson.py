@@ -79,7 +79,9 @@ class Lesson:
     def mend(self, n: int, mask: Image.Image) -> None:
         """Take a painted mask for the picture. Raises UserError for one that holds nothing."""
         if not np.asarray(mask).any():
-            raise UserError(f"the mask of picture {n + 1} is empty, so nothing would be learned from it; paint the object.")
+            raise UserError(
+                f"the mask of picture {n + 1} is empty, so nothing would be learned from it; paint the object."
+            )
         save_mask(self.paths[n], mask.resize(read_picture(self.paths[n]).size, Image.Resampling.BILINEAR))
         self.mended.add(n)
 
@@ -104,7 +106,7 @@ class Lesson:
             try:
                 train(cfg, run, [Watch(news, self.stop)])
                 news.put(run / "concept.safetensors")
-            except BaseException as error:  # noqa: BLE001 what the iterator's user is to see, whatever it is
+            except BaseException as error:  # what the iterator's user is to see, whatever it is
                 news.put(error)
 
         threading.Thread(target=work, daemon=True).start()
@@ -153,7 +155,9 @@ def _opened(path: Path) -> Image.Image:
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"picture {path.name} cannot be read; give a whole PNG, JPEG or WebP file.") from error
     if size[0] * size[1] > LARGEST:
-        raise UserError(f"picture {path.name} has {size[0]} x {size[1]} pixels; at most {LARGEST // 10**6} million are allowed.")
+        raise UserError(
+            f"picture {path.name} has {size[0]} x {size[1]} pixels; at most {LARGEST // 10**6} million are allowed."
+        )
     picture = read_picture(path)
     picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)

@@ -58,19 +58,29 @@ class Library:
     def fetch(self, address: str) -> str:
         """`add` of hf://user/repo[@revision][/file]. Raises UserError for anything else: no path of this machine is read."""
         if not address.strip().startswith("hf:"):
-            raise UserError(f"{address} is not an address on the hub; allowed is hf://user/repo, hf://user/repo@revision/file.")
+            raise UserError(
+                f"{address} is not an address on the hub; allowed is hf://user/repo, hf://user/repo@revision/file."
+            )
         return self.take(self._checked(Concept.load(address.strip())))
 
     def take(self, concept: Concept) -> str:
         """Save a concept into the folder, under its own word or, where that is taken, one like it; returns the word."""
         for word, known in self._concepts.items():
-            if concept.trigger == known.trigger and concept.i_star.equal(known.i_star) and concept.embedding.equal(known.embedding):
+            if (
+                concept.trigger == known.trigger
+                and concept.i_star.equal(known.i_star)
+                and concept.embedding.equal(known.embedding)
+            ):
                 return word
         if len(self._concepts) >= MOST:
-            raise UserError(f"there are {MOST} concepts in {self.folder.name}, as many as are allowed; remove some files there.")
+            raise UserError(
+                f"there are {MOST} concepts in {self.folder.name}, as many as are allowed; remove some files there."
+            )
         word = self.free(concept.trigger)
         name = re.sub(r"[^a-z0-9]+", "", word.lower()) or "concept"
-        path = next(p for n in range(MOST + 1) if not (p := self.folder / f"{name}{f'-{n}' if n else ''}.safetensors").exists())
+        path = next(
+            p for n in range(MOST + 1) if not (p := self.folder / f"{name}{f'-{n}' if n else ''}.safetensors").exists()
+        )
         concept = replace(concept, trigger=word)
         concept.save(path)
         self._concepts[word], self._files[word] = Concept.load(path), path  # as the file has it: in float16's values

@@ -33,12 +33,20 @@ class Play:
     # -- what is seen -------------------------------------------------------------------------------------------------
     def _controls(self) -> None:
         words, sampling = self.library.words(), self.studio.sampling
-        self.chosen = gr.CheckboxGroup(words, value=words[:1], label="Concepts", info=f"up to {SLOTS} at once", elem_id="concepts")
+        self.chosen = gr.CheckboxGroup(
+            words, value=words[:1], label="Concepts", info=f"up to {SLOTS} at once", elem_id="concepts"
+        )
         with gr.Accordion("Add concepts", open=not words):
-            self.dropped = gr.File(label="Drop concept files here", file_count="multiple", file_types=[".safetensors"], height=110)
-            self.address = gr.Textbox(label="or an address on the Hugging Face hub, then Enter", placeholder="hf://user/teddy")
+            self.dropped = gr.File(
+                label="Drop concept files here", file_count="multiple", file_types=[".safetensors"], height=110
+            )
+            self.address = gr.Textbox(
+                label="or an address on the Hugging Face hub, then Enter", placeholder="hf://user/teddy"
+            )
         first = words[0] if words else "teddy*"
-        self.prompt = gr.Textbox(f"a {first} on a beach", label="Prompt", info="Enter draws", elem_id="prompt", max_length=1000)
+        self.prompt = gr.Textbox(
+            f"a {first} on a beach", label="Prompt", info="Enter draws", elem_id="prompt", max_length=1000
+        )
         self.seen = gr.HighlightedText(label="What is recognised", show_legend=False, elem_id="seen")
         self.hint = gr.Markdown(elem_classes="hint", elem_id="hint")
         self.words = gr.State([])
@@ -46,10 +54,29 @@ class Play:
         for n in range(SLOTS):
             with gr.Group(visible=False, elem_classes="knob") as group:
                 self.names.append(gr.Markdown(padding=True))
-                self.betas.append(gr.Slider(0, 1.5, 0.75, step=0.05, label="bias", info="lower: more likeness; higher: more of the prompt", elem_id=f"beta{n}"))
-                self.taus.append(gr.Slider(0.01, 0.5, 0.1, step=0.01, label="temperature", info="higher: a softer gate", elem_id=f"tau{n}"))
+                self.betas.append(
+                    gr.Slider(
+                        0,
+                        1.5,
+                        0.75,
+                        step=0.05,
+                        label="bias",
+                        info="lower: more likeness; higher: more of the prompt",
+                        elem_id=f"beta{n}",
+                    )
+                )
+                self.taus.append(
+                    gr.Slider(
+                        0.01, 0.5, 0.1, step=0.01, label="temperature", info="higher: a softer gate", elem_id=f"tau{n}"
+                    )
+                )
             self.groups.append(group)
-        self.lock = gr.Radio(list(LOCKS), value=next(iter(LOCKS)), label="Key lock", info="global: the keys see the prompt with the super-category's word")
+        self.lock = gr.Radio(
+            list(LOCKS),
+            value=next(iter(LOCKS)),
+            label="Key lock",
+            info="global: the keys see the prompt with the super-category's word",
+        )
         with gr.Row():
             self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=90, elem_id="seed")
             self.dice = gr.Button("Other noise", min_width=90)
@@ -69,7 +96,9 @@ class Play:
             elem_id="strip", allow_preview=False, visible=False,
         )  # fmt: skip
         self.word = gr.Radio([], label="Where is this word looked at?", elem_id="word")
-        self.overlay = gr.Image(label="Attention: from dark (none) to yellow (most)", elem_id="overlay", visible=False, **shown)
+        self.overlay = gr.Image(
+            label="Attention: from dark (none) to yellow (most)", elem_id="overlay", visible=False, **shown
+        )
 
     def _events(self) -> None:
         gates = [*self.betas, *self.taus]
@@ -81,11 +110,26 @@ class Play:
         gr.on(moved, kindly(self.note), self.wish, None, **quick)
         # While one is under way, of several moves the last alone is sent, which `note` makes room for.
         gr.on(moved, kindly(self.redraw), **drawn, trigger_mode="always_last", show_progress="hidden", **private)
-        gr.on([self.draw.click, self.prompt.submit], kindly(self.redraw), **drawn, show_progress_on=self.picture, **private)
-        self.dice.click(lambda: random.randrange(10**6), None, self.seed, **quick).then(kindly(self.redraw), **drawn, **private)
-        read = {"fn": kindly(self.read), "inputs": [self.prompt, self.words], "outputs": [self.seen, self.hint, self.word]}
+        gr.on(
+            [self.draw.click, self.prompt.submit],
+            kindly(self.redraw),
+            **drawn,
+            show_progress_on=self.picture,
+            **private,
+        )
+        self.dice.click(lambda: random.randrange(10**6), None, self.seed, **quick).then(
+            kindly(self.redraw), **drawn, **private
+        )
+        read = {
+            "fn": kindly(self.read),
+            "inputs": [self.prompt, self.words],
+            "outputs": [self.seen, self.hint, self.word],
+        }
         self.prompt.input(**read, trigger_mode="always_last", **quick)
-        slots = {"inputs": [self.chosen, self.words, *gates], "outputs": [self.words, *self.groups, *self.names, *gates]}
+        slots = {
+            "inputs": [self.chosen, self.words, *gates],
+            "outputs": [self.words, *self.groups, *self.names, *gates],
+        }
         self.chosen.change(kindly(self.choose), **slots, **quick).then(**read, **quick)
         into = [self.chosen, self.dropped, self.address]
         self.dropped.upload(kindly(self.drop), [self.dropped, self.chosen], into, **private)
@@ -134,7 +178,11 @@ class Play:
         """The recognised words, hints about the others, and the words whose attention can be seen."""
         supers = {w: self.library[w].super_category for w in words}
         if not self.library.words():
-            return spans(prompt, []), "There are no concepts yet: teach one in the next tab, or add a file.", gr.update(choices=[])
+            return (
+                spans(prompt, []),
+                "There are no concepts yet: teach one in the next tab, or add a file.",
+                gr.update(choices=[]),
+            )
         said = hints(prompt, supers, self.library.words())
         held, length = self.studio.words(prompt, words)
         if length > (limit := self.studio.tokenizer.model_max_length):
@@ -148,7 +196,9 @@ class Play:
         now = [w for w in words if w in chosen]
         now = [*now, *(w for w in chosen if w not in now)][:SLOTS]
         old = {w: (gates[i], gates[SLOTS + i]) for i, w in enumerate(words)}
-        both = [old.get(w) or (self.library[w].beta, self.library[w].tau) for w in now] + [(0.75, 0.1)] * (SLOTS - len(now))
+        both = [old.get(w) or (self.library[w].beta, self.library[w].tau) for w in now] + [(0.75, 0.1)] * (
+            SLOTS - len(now)
+        )
         titles = [f"**{w}** is a {self.library[w].super_category}" for w in now] + [""] * (SLOTS - len(now))
         groups = [gr.update(visible=n < len(now)) for n in range(SLOTS)]
         return now, *groups, *titles, *(b for b, _ in both), *(t for _, t in both)

@@ -47,7 +47,9 @@ class Wish:
     def check(self) -> None:
         """Raises UserError for what no slider gives (the page's functions can be called by programs, too)."""
         if not self.prompt.strip() or len(self.prompt) > MOST_LETTERS:
-            raise UserError(f"the prompt has {len(self.prompt)} letters; write 1 to {MOST_LETTERS}, such as: a photo of a teddy*.")
+            raise UserError(
+                f"the prompt has {len(self.prompt)} letters; write 1 to {MOST_LETTERS}, such as: a photo of a teddy*."
+            )
         for name, value, low, high in (
             ("seed", self.seed, 0, 2**32 - 1), ("steps", self.steps, 1, MOST_STEPS), ("guidance", self.guidance, 1, MOST_GUIDANCE),
         ):  # fmt: skip
@@ -60,7 +62,7 @@ def few(wish: Wish) -> Wish:
     return replace(wish, steps=min(wish.steps, COARSE))
 
 
-class Broken(Exception):  # noqa: N818
+class Broken(Exception):
     """A drawing was broken off, as its wish is stale."""
 
 
@@ -92,7 +94,9 @@ class Studio:
         prompt = twin_prompts([wish.prompt], supers)[0]
         plain = replace(wish, prompt=prompt, knobs=(), lock=None)
         # Not taken off for it: a prompt that holds no concept's word draws what the base model draws, to the last bit.
-        return prompt, self._kept(plain, "picture", lambda: self._draw(replace(wish, prompt=prompt, lock=None), [prompt])[0])
+        return prompt, self._kept(
+            plain, "picture", lambda: self._draw(replace(wish, prompt=prompt, lock=None), [prompt])[0]
+        )
 
     def strip(self, wish: Wish) -> list[tuple[float, Image.Image]]:
         """Five pictures in one batch: every concept's bias shifted, the middle one being the wish's own."""

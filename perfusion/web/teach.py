@@ -45,7 +45,13 @@ class Teach:
         self.uploads = gr.File(label="Drop pictures here", height=130, elem_id="uploads", **kinds)
         self.example = gr.Dropdown(examples(), value=None, label="or take pictures that are here", elem_id="example")
         gr.Markdown("### 2. What kind of thing is it?")
-        self.kind = gr.Textbox(label="Super-category", placeholder="teddy", info="one word that the model knows", elem_id="kind", max_length=40)
+        self.kind = gr.Textbox(
+            label="Super-category",
+            placeholder="teddy",
+            info="one word that the model knows",
+            elem_id="kind",
+            max_length=40,
+        )
         self.near = gr.Radio([], label="Words that are one token, the nearest first", elem_id="near")
         self.show = gr.Button("Show the masks", elem_id="show")
         self.masks = gr.Gallery(
@@ -62,8 +68,12 @@ class Teach:
 
     def _learning(self) -> None:
         gr.Markdown("### 3. Learn")
-        self.name = gr.Textbox(label="Its word in prompts", placeholder="teddy*", info="a new word", elem_id="name", max_length=40)
-        self.steps = gr.Number(self.cfg.max_steps, label="Steps at most", precision=0, minimum=1, maximum=MOST_STEPS, elem_id="max_steps")
+        self.name = gr.Textbox(
+            label="Its word in prompts", placeholder="teddy*", info="a new word", elem_id="name", max_length=40
+        )
+        self.steps = gr.Number(
+            self.cfg.max_steps, label="Steps at most", precision=0, minimum=1, maximum=MOST_STEPS, elem_id="max_steps"
+        )
         with gr.Row():
             self.go = gr.Button("Learn", variant="primary", elem_id="learn")
             self.cancel = gr.Button("Stop, keep the best so far", variant="stop", elem_id="cancel")
@@ -82,13 +92,17 @@ class Teach:
         quick = private | {"queue": False, "show_progress": "hidden"}
         self.kind.input(kindly(self.nearest), self.kind, [self.near, self.name], trigger_mode="always_last", **quick)
         self.near.input(lambda w: (w, f"{w}*"), self.near, [self.kind, self.name], **quick)
-        self.example.input(kindly(self.take_example), self.example, [self.uploads, self.kind, self.near, self.name], **quick)
+        self.example.input(
+            kindly(self.take_example), self.example, [self.uploads, self.kind, self.near, self.name], **quick
+        )
         begin = [self.uploads, self.kind, self.lesson]
         shown = [self.lesson, self.masks]
         self.show.click(kindly(self.show_masks), begin, shown, concurrency_id="learn", **private)
         painted = [self.at, self.canvas, self.mend]
         self.masks.select(kindly(self.paint), self.lesson, painted, **private)
-        self.mend.click(kindly(self.take_mask), [self.lesson, self.at, self.canvas], [self.masks, self.canvas, self.mend], **private)
+        self.mend.click(
+            kindly(self.take_mask), [self.lesson, self.at, self.canvas], [self.masks, self.canvas, self.mend], **private
+        )
         seen = [self.lesson, self.masks, self.said, self.curve, self.scores, self.drawn, self.file, self.learned]
         inputs = [*begin, self.name, self.steps]
         self.done = self.go.click(
@@ -151,7 +165,14 @@ class Teach:
         if not 1 <= steps <= MOST_STEPS:
             raise UserError(f"steps={steps} does not work; allowed is 1 to {MOST_STEPS}.")
         nothing = [gr.update(value=None)] * 3
-        yield lesson, gr.update(value=lesson.overlays(), visible=True), f"Preparing to learn {name}: the model is loaded; the first time its covariance is measured, too, which takes minutes.", *nothing, gr.update(value=None, visible=False), None
+        yield (
+            lesson,
+            gr.update(value=lesson.overlays(), visible=True),
+            f"Preparing to learn {name}: the model is loaded; the first time its covariance is measured, too, which takes minutes.",
+            *nothing,
+            gr.update(value=None, visible=False),
+            None,
+        )
         for progress in lesson.learn(self.cfg, name, word.strip().lower(), int(steps)):
             if progress.file:
                 break
@@ -166,9 +187,17 @@ class Teach:
         losses = [Point(step, loss, "") for step, loss in smooth(progress.losses)]
         curve = chart([Series("loss", losses)], "step", "masked denoising error, mean of ten steps", dots=False)
         scored = [s for s in progress.scores if "text" in s]
-        by = [Series(k, [Point(s["step"], s[k], f"step {s['step']}: {k} {s[k]:.3f}") for s in scored]) for k in ("image", "text", "score")]
+        by = [
+            Series(k, [Point(s["step"], s[k], f"step {s['step']}: {k} {s[k]:.3f}") for s in scored])
+            for k in ("image", "text", "score")
+        ]
         drawn = gr.update(value=[(picture, prompt) for prompt, picture in progress.drawn], visible=bool(progress.drawn))
-        return f"Learning **{name}**: step {progress.step} of {progress.of}", curve, chart(by, "step", "selection: raw CLIP cosines"), drawn
+        return (
+            f"Learning **{name}**: step {progress.step} of {progress.of}",
+            curve,
+            chart(by, "step", "selection: raw CLIP cosines"),
+            drawn,
+        )
 
     def stop(self, lesson: Lesson | None):
         if lesson is None:

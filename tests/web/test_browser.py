@@ -114,5 +114,8 @@ def test_everything_is_reached_by_the_keyboard(site):
             page.keyboard.press("Tab")
             reached.add(page.evaluate("document.activeElement.closest('[id]')?.id || document.activeElement.innerText"))
         for part in ("prompt", "draw", "seed", "steps", "five"):
-            assert any(part in str(r) for r in reached) or page.locator(f"#{part} [tabindex='-1']").count() == 0, (part, reached)
+            assert any(part in str(r) for r in reached) or page.locator(f"#{part} [tabindex='-1']").count() == 0, (
+                part,
+                reached,
+            )
         assert {"prompt", "draw", "five"} <= {r for r in reached if isinstance(r, str)}, reached

@@ -20,7 +20,12 @@ def test_uploads_are_checked_and_their_names_become_no_paths(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     Image.new("1", (8000, 8000)).save(tmp_path / "vast.png")
     for n, (wrong, said) in enumerate(
-        [([], "there are 0 pictures"), (paths * MOST, "give 1 to 7"), ([tmp_path / "text.png"], "cannot be read"), ([tmp_path / "vast.png"], "8000 x 8000")]
+        [
+            ([], "there are 0 pictures"),
+            (paths * MOST, "give 1 to 7"),
+            ([tmp_path / "text.png"], "cannot be read"),
+            ([tmp_path / "vast.png"], "8000 x 8000"),
+        ]
     ):
         with pytest.raises(UserError, match=said):
             Lesson(tmp_path / f"wrong {n}", wrong)
@@ -44,7 +49,9 @@ def test_a_mended_mask_stays_when_the_word_changes(tmp_path, cfg):
 
 def test_learning_tells_of_its_steps_and_ends_with_a_file(tmp_path, cfg):
     lesson = Lesson(tmp_path / "lesson", uploads(tmp_path))
-    told = [(p.step, len(p.losses), len(p.scores), len(p.drawn), p.file) for p in lesson.learn(cfg, "mine*", "teddy", 2)]
+    told = [
+        (p.step, len(p.losses), len(p.scores), len(p.drawn), p.file) for p in lesson.learn(cfg, "mine*", "teddy", 2)
+    ]
     *_, (step, losses, scores, drawn, file) = told
     assert (step, losses, scores, drawn) == (2, 2, 1, 1) and Concept.load(file).trigger == "mine*"
 

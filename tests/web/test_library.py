@@ -10,7 +10,9 @@ from perfusion.method.concept import Concept
 from perfusion.web.library import LARGEST, Library
 
 
-def test_the_same_file_twice_is_one_concept_and_another_of_its_word_gets_its_own(studio, files, make_concept, stock, tmp_path):
+def test_the_same_file_twice_is_one_concept_and_another_of_its_word_gets_its_own(
+    studio, files, make_concept, stock, tmp_path
+):
     library = studio.library
     assert library.words() == ["teddy*", "cat*"]
     assert library.add(files["teddy*"]) == "teddy*" and len(library.words()) == 2
@@ -25,7 +27,10 @@ def test_the_same_file_twice_is_one_concept_and_another_of_its_word_gets_its_own
 def test_a_word_never_becomes_a_path_outside_the_folder(studio, files):
     evil = replace(Concept.load(files["teddy*"]), trigger="../../evil*")
     word = studio.library.take(evil)
-    assert studio.library.file(word).parent == studio.library.folder and studio.library.file(word).name == "evil.safetensors"
+    assert (
+        studio.library.file(word).parent == studio.library.folder
+        and studio.library.file(word).name == "evil.safetensors"
+    )
 
 
 def test_what_is_no_concept_of_this_model_is_refused(studio, files, tmp_path):
@@ -49,4 +54,8 @@ def test_a_folder_s_unfit_files_are_left_out_with_a_sentence(studio, files, tmp_
     replace(Concept.load(files["cat*"]), base_hash="0" * 32).save(studio.library.folder / "foreign.safetensors")
     again = Library(studio.library.folder)
     again.open(studio.tokenizer, "tiny", studio.library["teddy*"].base_hash)
-    assert again.words() == ["cat*", "teddy*"] and len(again.skipped) == 1 and "foreign.safetensors is left out" in again.skipped[0]
+    assert (
+        again.words() == ["cat*", "teddy*"]
+        and len(again.skipped) == 1
+        and "foreign.safetensors is left out" in again.skipped[0]
+    )

@@ -53,7 +53,13 @@ def test_no_file_outside_the_page_s_own_is_served(site):
     address, folder = site
     (folder / "secret.txt").write_text("secret")
     assert status(address) == 200
-    for path in ("/etc/passwd", folder / "secret.txt", folder / "outputs/web/concepts", "../../etc/passwd", folder / "gradio/../secret.txt"):
+    for path in (
+        "/etc/passwd",
+        folder / "secret.txt",
+        folder / "outputs/web/concepts",
+        "../../etc/passwd",
+        folder / "gradio/../secret.txt",
+    ):
         assert status(f"{address}/gradio_api/file={quote(str(path))}") in (403, 404), path
 
 
@@ -79,7 +85,7 @@ def test_programs_get_the_sentence_and_no_path_of_the_machine(site, tmp_path):
         with pytest.raises(Exception, match=said):
             draw(*values)
     passwd = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
-    with pytest.raises(Exception) as error:  # noqa: PT011 gradio's own
+    with pytest.raises(Exception) as error:
         client.predict([passwd], "robot", "", 2, api_name="/learn")
     assert "root:" not in str(error.value)
     with pytest.raises(Exception, match="exactly 1 is allowed"):
@@ -102,4 +108,6 @@ def test_a_space_starts_the_same_page(web_assets, tmp_path):
 
     port = free_port()
     with served([str(ROOT / "spaces/app.py")], tmp_path, web_assets, port, GRADIO_SERVER_PORT=str(port)) as address:
-        assert {"/draw", "/learn"} == set(gradio_client.Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"])
+        assert {"/draw", "/learn"} == set(
+            gradio_client.Client(address, verbose=False).view_api(return_format="dict")["named_endpoints"]
+        )

@@ -21,8 +21,12 @@ def by_hand(stock, files, wish, resolution=64):
     stock.scheduler = type(stock.scheduler).from_config(stock.scheduler.config)
     handle = load_concepts(stock, {k.word: files[k.word] for k in wish.knobs})
     try:
-        with handle.gate(beta={k.word: k.beta for k in wish.knobs}, tau={k.word: k.tau for k in wish.knobs}, lock=wish.lock):
-            return draw(stock, [wish.prompt], [wish.seed], Sampling(wish.steps, wish.guidance, resolution=resolution))[0]
+        with handle.gate(
+            beta={k.word: k.beta for k in wish.knobs}, tau={k.word: k.tau for k in wish.knobs}, lock=wish.lock
+        ):
+            return draw(stock, [wish.prompt], [wish.seed], Sampling(wish.steps, wish.guidance, resolution=resolution))[
+                0
+            ]
     finally:
         handle.unload()
 
@@ -70,7 +74,9 @@ def test_a_moved_slider_encodes_no_text_and_the_full_picture_projects_nothing_an
     studio.picture(WISH)  # more steps
     studio.picture(replace(WISH, seed=9, guidance=2.0))
     assert not encoded and not projected
-    studio.picture(replace(WISH, knobs=(Knob("teddy*", 0.9, 0.1),)))  # another bias: other keys and values, the same text
+    studio.picture(
+        replace(WISH, knobs=(Knob("teddy*", 0.9, 0.1),))
+    )  # another bias: other keys and values, the same text
     assert not encoded and projected
 
 
@@ -78,7 +84,10 @@ def test_attention_has_the_words_that_are_offered(studio):
     looked = studio.looked(WISH)
     words, tokens = studio.words(WISH.prompt, ["teddy*"])
     assert words == list(looked.maps) == ["a", "teddy*", "on", "beach"] and tokens == 7
-    assert same(looked.picture, studio.picture(WISH)) or np.abs(np.asarray(looked.picture, int) - np.asarray(studio.picture(WISH), int)).max() <= 1
+    assert (
+        same(looked.picture, studio.picture(WISH))
+        or np.abs(np.asarray(looked.picture, int) - np.asarray(studio.picture(WISH), int)).max() <= 1
+    )
 
 
 def test_a_stale_drawing_is_broken_off_and_not_kept(studio):
@@ -99,7 +108,11 @@ def test_a_stale_drawing_is_broken_off_and_not_kept(studio):
 
 
 def test_two_people_at_once_get_their_own_concepts(studio):
-    wishes = [replace(WISH, prompt=f"a {w} on a beach", knobs=(Knob(w, 0.6, 0.1),), seed=s) for s in (1, 2) for w in ("teddy*", "cat*")]
+    wishes = [
+        replace(WISH, prompt=f"a {w} on a beach", knobs=(Knob(w, 0.6, 0.1),), seed=s)
+        for s in (1, 2)
+        for w in ("teddy*", "cat*")
+    ]
     alone = [studio.picture(w) for w in wishes]
     studio._pictures.clear()
     found = {}

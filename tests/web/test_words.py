@@ -9,12 +9,27 @@ SUPERS = {"teddy*": "teddy", "cat*": "cat"}
 def test_spans_put_the_prompt_together_again():
     for prompt in ("a teddy* on a beach", "Teddy*, cat* and teddy*", "a teddy", "", "teddy*"):
         assert "".join(text for text, _ in spans(prompt, ["teddy*", "cat*"])) == prompt
-    assert spans("a Teddy* and a cat*", ["teddy*", "cat*"]) == [("a ", None), ("Teddy*", "teddy*"), (" and a ", None), ("cat*", "cat*")]
+    assert spans("a Teddy* and a cat*", ["teddy*", "cat*"]) == [
+        ("a ", None),
+        ("Teddy*", "teddy*"),
+        (" and a ", None),
+        ("cat*", "cat*"),
+    ]
 
 
 def test_what_is_highlighted_is_what_the_tokenizer_takes_for_the_concept(pipe):
     tokenizer, ids = add_placeholders(pipe.tokenizer, ["teddy*"])
-    for prompt in ("a teddy* on", "TEDDY*", "teddy*s", "xteddy*", "teddy**", "(teddy*)", "a teddy", "teddy *", "teddy*,"):
+    for prompt in (
+        "a teddy* on",
+        "TEDDY*",
+        "teddy*s",
+        "xteddy*",
+        "teddy**",
+        "(teddy*)",
+        "a teddy",
+        "teddy *",
+        "teddy*,",
+    ):
         shown = any(word for _, word in spans(prompt, ["teddy*"]))
         assert shown == (ids["teddy*"] in held_tokens(tokenizer, [prompt])[0]), prompt
 
