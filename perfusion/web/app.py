@@ -36,7 +36,7 @@ def build(cfg: DictConfig, concepts: Path | None = None, device: str | None = No
         print(f"concept:  {sentence}")
     with gr.Blocks(title="Perfusion", analytics_enabled=False, delete_cache=(DAY, DAY)) as page:
         gr.Markdown(f"# Perfusion\nOne thing from a few pictures, in any prompt. Base model: {cfg.model.id}.")
-        with gr.Tabs() as tabs:
+        with gr.Tabs():
             with gr.Tab("Play", id="play"):
                 play = Play(studio)
             with gr.Tab("Teach", id="teach"):
