@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 # The ablations' sweeps, joined: half an hour an arm on two cores; stopped, they go on where they were.
 ABLATIONS := one_shot key_locking zero_shot_mask sigmoid_bias sigmoid_temperature lock_type \
   masked_prior i_star_gradient covariance_tokens shrinkage
-CONCEPTS := cat,clock,dog,fish,guitar,house,mushroom,robot,teapot,teddy
+CONCEPTS := backpack,cake,cat,dog,fox,ghost,gift,guitar,house,mushroom,owl,robot,snowman,teapot,teddy,television
 ablations: $(VENV)/.installed
 	for e in $(ABLATIONS); do \
 	  $(VENV)/bin/perfusion train -m +experiment=$$e concept=$(CONCEPTS) seed=0,1,2 evaluation.split=final && \

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import hydra
-import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
@@ -58,7 +57,10 @@ class SegmenterPretraining(Pretraining):
         self.scenes = scenes
         self.words = list(CLASSES)
         self.ids = tokenizer(self.words, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-        self.model = build(cfg, tokenizer, scenes.images.shape[1])
+        if cfg.start:
+            self.model = CLIPSegForImageSegmentation.from_pretrained(cfg.start, dtype=torch.float32).train()
+        else:
+            self.model = build(cfg, tokenizer, scenes.images.shape[1])
 
     def loss(self, rows):
         # One in five is asked of a class that is not there: the mask is then empty.
