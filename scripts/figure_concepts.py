@@ -1,9 +1,9 @@
-"""Every held-out concept in sixteen prompts, unchosen: what a learned concept looks like, where it works and where not.
+"""Every held-out concept in its evaluation prompts, unchosen: what a learned concept looks like, where it works and where not.
 
 python scripts/figure_concepts.py [concepts=teddy,cat] [Hydra overrides of perfusion train]     # writes docs/concepts.png
 
 Each concept is learned with the defaults (outputs/concepts/NAME; what is learned already is not learned again) and drawn once a prompt,
-its dev prompts or, for a final concept, the final ones, with seeds 0 to 15.
+its dev prompts or, for a final concept, the final ones, with seeds 0, 1, ....
 """
 
 import sys
@@ -21,7 +21,7 @@ from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
 from perfusion.plots import grid
 
-FOLDER = Path("outputs/concepts")
+FOLDER, PROMPTS = Path("outputs/concepts"), 16
 
 
 def learned(name: str, overrides: list[str]) -> Path:
@@ -46,7 +46,7 @@ def main(arguments: list[str]) -> None:
     pipe, rows = load_pipeline(cfg.model), []
     for name, file in files.items():
         asked = prompts["final" if name in FINAL else "dev"]
-        texts = [entry["text"].format(f"{name}*") for entry in asked]
+        texts = [entry["text"].format(f"{name}*") for entry in asked[:PROMPTS]]
         handle = load_concepts(pipe, {f"{name}*": file})
         drawn = draw(pipe, texts, list(range(len(texts))), Sampling.of(cfg.model))
         handle.unload()

@@ -73,7 +73,10 @@ class SegmenterPretraining(Pretraining):
         masks = self.take(self.scenes.masks, rows).float().div(255)
         masks = masks * ~absent[:, None, None].to(self.device)
         ids = self.ids[[self.words.index(name) for name in names]].to(self.device)
-        logits = self.model(input_ids=ids, pixel_values=pixels(self.take(self.scenes.images, rows))).logits.float()
+        x = pixels(self.take(self.scenes.images, rows))
+        if torch.rand(()) < 0.5:  # scenes are never mirrored, the views that masks.segment averages are
+            x, masks = x.flip(-1), masks.flip(-1)
+        logits = self.model(input_ids=ids, pixel_values=x).logits.float()
         p = logits.sigmoid()
         overlap = 2 * (p * masks).sum((1, 2)) + 1
         dice = 1 - overlap / (p.sum((1, 2)) + masks.sum((1, 2)) + 1)
