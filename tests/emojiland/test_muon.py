@@ -1,5 +1,7 @@
 """Muon: steps of near-equal singular values, on convolutions as on matrices; the rest is AdamW's to the bit."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -49,7 +51,7 @@ def test_its_state_is_saved_and_goes_on():
         a.step()
         a.zero_grad()
     twin.load_state_dict(net.state_dict())
-    b.load_state_dict(a.state_dict())
+    b.load_state_dict(copy.deepcopy(a.state_dict()))  # loading shares the tensors
     for n, optimizer in ((net, a), (twin, b)):
         n(x).square().mean().backward()
         optimizer.step()
