@@ -93,6 +93,7 @@ def test_every_key_of_the_files_has_a_type_and_back():
     ("generate", "+colour=red", "colour is no key of perfusion generate"),
     ("generate", "+model.stepz=3", "did you mean steps?"),
     ("train", "concept.name=123", "concept.name=123 does not work"),
+    ("train", "concept.name='\u200b\u200d'", "no letter that can be seen"),
     ("train", "concept.super_category=true", "concept.super_category=true does not work"),
     ("train", "concept.images=null", "a folder of pictures, one picture, or a list of pictures is allowed"),
     ("train", "concept.images=[]", "concept.images=[] does not work"),

@@ -46,8 +46,8 @@ def _template(text: str) -> str:
 
 
 def _one_word(text: str) -> str:
-    if not text.strip() or len(text) > 100:
-        raise ValueError("it is empty, or longer than 100 letters")
+    if not any(c.isprintable() and not c.isspace() for c in text) or len(text) > 100:
+        raise ValueError("it has no letter that can be seen, or more than 100")
     return text.strip()
 
 

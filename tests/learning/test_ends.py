@@ -78,17 +78,19 @@ def state_of(path: Path) -> dict:
     ({"max_steps": 3}, [2, 3]),
     ({"max_steps": 3, "selection__every": None}, [3]),
     ({"max_steps": 2, "selection__every": 25, "selection__start": 50}, [2]),
-    ({"trainer__max_time": "00:00:00:00", "selection__every": 25}, [1]),
-    ({"trainer__max_time": {"seconds": 0}, "trainer__accumulate_grad_batches": 2}, [1]),
+    ({"trainer__max_time": {"microseconds": 1}, "selection__every": 25}, [1]),
+    ({"trainer__max_time": {"microseconds": 1}, "trainer__accumulate_grad_batches": 2}, [1]),
     ({"trainer__max_epochs": 1, "trainer__limit_train_batches": 3, "selection__every": 25}, [3]),
+    ({"trainer__max_time": "00:00:00:00"}, []),
     ({"selection__every": 1, "selection__patience": 1, "model__learning_rate__o_star": 0, "model__learning_rate__embedding": 0,
       "i_star_decay": 1}, [1, 2]),
 ])  # fmt: skip
 def test_the_last_state_is_scored_and_saved(learn, tmp_path, changes, steps):
     result = learn(**changes)
-    assert [s["step"] for s in result["selection"]] == steps and result["kept_step"] in steps
+    assert [s["step"] for s in result["selection"]] == steps and result["kept_step"] in (steps or [0])
     assert Concept.load(tmp_path / "run/concept.safetensors").steps == result["kept_step"]
-    assert torch.load(tmp_path / "run/last.ckpt", weights_only=True)["global_step"] == steps[-1]
+    if steps:
+        assert torch.load(tmp_path / "run/last.ckpt", weights_only=True)["global_step"] == steps[-1]
     assert (tmp_path / "run/config.yaml").exists() and (tmp_path / "run/result.json").exists()
 
 
@@ -160,7 +162,7 @@ def test_a_picture_that_fails_costs_nothing_else(learn, tmp_path, monkeypatch, c
 
 
 def test_text_in_figures_is_text(learn, tmp_path, recwarn):
-    learn(concept__name="$t_^$\U0001f9f8*", picture=True, attention=True, **{"selection__prompts": ["a {} at $5_^ {}".replace(" {}", "", 1) + " 熊"]})
+    learn(concept__name="$t_^$\U0001f9f8*", picture=True, attention=True, selection__prompts=["a {} at $5_^$ 熊"])
     assert (tmp_path / "run/picture.png").stat().st_size > 5000 and (tmp_path / "run/attention.png").exists()
     assert not [w for w in recwarn if "Glyph" in str(w.message)]
 
@@ -203,7 +205,7 @@ def test_what_a_run_cannot_go_on_as_is_said(learn, tmp_path):
         ("cut.ckpt", {}, "is not a whole checkpoint"),
         ("foreign.ckpt", {}, "is no checkpoint of this program"),
         ("other.ckpt", {}, "is no checkpoint of this program"),
-        ("first/concept.safetensors", {}, "is not a whole checkpoint"),
+        ("first/concept.safetensors", {}, "is no checkpoint of this program"),
         ("empty", {}, "resume=empty does not exist"),
         ("gone.ckpt", {}, "resume=gone.ckpt does not exist"),
     ]:  # fmt: skip
@@ -225,5 +227,3 @@ def test_one_picture_a_list_and_more_shots_than_there_are(learn, base):
     assert learn(concept__images=[str(photos / "1.png"), str(photos / "0.png")], shots=2, max_steps=1)["kept_step"] == 1
     with pytest.raises(UserError, match="shots=99 is more than the 2 pictures"):
         learn(shots=99)
-    with pytest.raises(UserError, match="is not found again in a prompt"):
-        learn(concept__name="\u200b\u200d")
