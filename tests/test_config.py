@@ -87,7 +87,7 @@ def test_every_key_of_the_files_has_a_type_and_back():
     ("generate", "negative_prompt=[a]", "negative_prompt=[a] does not work"),
     ("generate", "model.guidance=high", "model.guidance=high does not work"),
     ("generate", "model.guidance=null", "model.guidance=null does not work"),
-    ("generate", "model.steps=1001", "model.steps=1001 does not work; a whole number from 1 to 999"),
+    ("generate", "model.steps=1001", "model.steps=1001 does not work; a whole number from 1 to 500"),
     ("generate", "lock=nowhere", "lock=nowhere is unknown; allowed are: global, local, trained or null"),
     ("generate", "device=0", "device=0 does not work"),
     ("generate", "+colour=red", "colour is no key of perfusion generate"),

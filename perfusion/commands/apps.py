@@ -1,6 +1,7 @@
 """The commands that Hydra configures: composed, checked, run here or by a sweep's launcher."""
 
 import importlib
+import os
 import re
 import sys
 from pathlib import Path
@@ -30,8 +31,11 @@ def start(app: str, overrides: list[str]) -> None:
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
     sys.argv = [f"perfusion {app}", *overrides]
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra ends the process itself, with part of a traceback
     try:
         hydra.main(str(CONF), app, version_base="1.3")(task)()
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        refuse(" ".join(str(error).split()))
     except Stopped as stop:
         sys.exit(stop.code)
     except KeyboardInterrupt:

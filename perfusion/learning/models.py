@@ -35,6 +35,7 @@ def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter"
             f"model.scheduler={model.scheduler} is unknown; allowed are null, for the pipeline's own, and: "
             f"{', '.join(SCHEDULERS)}."
         )
+    given = parts
     if model.get("attention") == "xformers" and importlib.util.find_spec("xformers") is None:
         raise UserError("model.attention=xformers needs the package xformers; allowed without it are sdpa and sliced.")
     if "path" in parts and is_single_file(model):
@@ -56,6 +57,21 @@ def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter"
                 f"model.scorer={model.scorer} is no NAME/TAG of open_clip; allowed are local-dir:FOLDER and those of "
                 "open_clip.list_pretrained(), such as ViT-B-32/openai."
             )
+    if "path" in given:
+        _check_scheduler(model)
+
+
+def _check_scheduler(model: DictConfig) -> None:
+    """Whether the scheduler can be made of the model's own, for so many steps: some need packages, or steps of their own."""
+    source = model.config if is_single_file(model) else model.path
+    try:
+        name = model.get("scheduler") or DiffusionPipeline.load_config(source)["scheduler"][1]
+        getattr(diffusers, name).from_pretrained(source, subfolder="scheduler").set_timesteps(model.steps)
+    except Exception as error:  # each scheduler's own
+        raise UserError(
+            f"model.scheduler={model.get('scheduler') or 'null'} cannot draw in model.steps={model.steps} here "
+            f"({_first_sentence(error)}); give another number of steps, or a scheduler such as DDIMScheduler."
+        ) from error
 
 
 def _pretrained() -> list[tuple[str, str]]:

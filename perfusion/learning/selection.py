@@ -68,16 +68,16 @@ class Selection(pl.Callback):
         last = stopping or self.step >= trainer.max_steps
         if last or (self.cfg.every and self.step % self.cfg.every == 0):
             if stopping:  # whoever stops it may not wait
-                trainer.save_checkpoint(self.checkpoint)
+                trainer.save_checkpoint(self.checkpoint, weights_only=False)
             stopping = _any(trainer, self.keep(trainer, module, last) or stopping)
             module.log_dict({f"selection/{k}": v for k, v in self._logged().items()}, batch_size=1)
-            trainer.save_checkpoint(self.checkpoint)
+            trainer.save_checkpoint(self.checkpoint, weights_only=False)
         trainer.should_stop = stopping
 
     def on_train_end(self, trainer, module: PerfusionModule) -> None:
         if not self.history or self.history[-1]["step"] != trainer.global_step:  # +trainer.max_epochs, and the like
             self.keep(trainer, module, last=True)
-            trainer.save_checkpoint(self.checkpoint)
+            trainer.save_checkpoint(self.checkpoint, weights_only=False)
         self._let_go()
 
     def on_exception(self, trainer, module: PerfusionModule, exception: BaseException) -> None:
