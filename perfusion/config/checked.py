@@ -80,7 +80,7 @@ def read_beside(path: Path) -> dict:
     try:
         return Beside.model_validate(plain).model_dump(exclude_none=True)
     except ValidationError as error:
-        raise UserError(f"{path}: {_sentence('train', Beside, plain, error.errors()[0])}") from None
+        raise UserError(f"{path}: {_sentence(None, Beside, plain, error.errors()[0])}") from None
 
 
 def _missing(plain, prefix: str = "") -> list[str]:
@@ -103,7 +103,7 @@ def _changed(before: dict, after: dict, prefix: str = "") -> list[tuple[str, obj
     return found
 
 
-def _sentence(command: str, schema: type[BaseModel], plain: dict, error: dict) -> str:
+def _sentence(command: str | None, schema: type[BaseModel], plain: dict, error: dict) -> str:
     keys, info = _field(schema, error["loc"])
     value, key = plain, ".".join(keys)
     for name in keys:
@@ -122,7 +122,10 @@ def _sentence(command: str, schema: type[BaseModel], plain: dict, error: dict) -
         return f"{key}={shown(value)} is unknown; allowed are: {allowed}."
     quote = ""
     if error["type"] == "string_type" and isinstance(error["input"], (bool, int, float)):
-        quote = f"; a text that looks like a number or true is quoted twice: '\"{shown(error['input'])}\"'"
+        quoted = f'"{shown(error["input"])}"'
+        quote = f"; a text that looks like a number or true is quoted: {quoted}" if command is None else (
+            f"; a text that looks like a number or true is quoted twice: '{quoted}'"
+        )  # fmt: skip
     return f"{key}={shown(value)} does not work{f' ({reason})' if reason else ''}; {allowed} is allowed{quote}."
 
 

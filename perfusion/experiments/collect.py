@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from perfusion.atomic import check_place
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.evaluate import DEFINITIONS
@@ -220,6 +221,7 @@ def run(cfg: DictConfig) -> dict:
             what: mean([float(np.median(values))]) for what, values in seconds.items()
         }
     folder = Path(cfg.results)
+    check_place("results", folder / f"{cfg.name}.json")
     check_kept(folder / f"{cfg.name}.json", result)
     write_csv(folder / f"{cfg.name}.csv", table(jobs))
     attempt(draw_figure, result, arms, path=folder / f"{cfg.name}.png")

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.atomic import write_text
+from perfusion.atomic import check_place, write_text
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.experiments.sweep import made_by
@@ -249,6 +249,7 @@ def run(cfg: DictConfig) -> Path:
     else:
         text, path = of_run(Path(cfg.run)), Path(cfg.run) / "report.html"
     path = Path(cfg.output) if cfg.output else path
+    check_place("output", path)
     write_text(path, text)
     print(f"written: {path}")
     return path

@@ -2,23 +2,18 @@
 
 Hypothesis draws a command, one of its keys (perfusion/config/schema.py names them) and a value: of any type, or at and beside
 the ends of what the key allows. Each must be refused in one sentence that names the key (UserError), or pass, and then pass
-again unchanged. With --runs N, N of the values that pass are given to the command itself, on the tests' small world: it must
-end with exit code 0, or 2 and one sentence. `tracebacks` counts any other end, and lists them.
+again unchanged. N of the values that pass (--runs N) are then given to the command itself, on the tests' small world: it must
+end with exit code 0, or 2 and one sentence. `tracebacks` counts any other end; `input_examples` lists some.
 """
 
-import argparse
 import copy
-import io
-import json
 import math
-import re
-import sys
+import time
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
-from typing import Annotated, get_args, get_origin
+from typing import Annotated, Literal, get_args, get_origin
 
 import hydra
 from hypothesis import HealthCheck, Phase, given, settings
@@ -56,12 +51,15 @@ def _leaves(group, prefix: str = "", depth: int = 0) -> dict[str, FieldInfo]:
 
 
 def ends(kind) -> list:
-    """Values at and just beyond the ends of what a type allows; [] where it has none."""
+    """Values at and just beyond the ends of what a type allows, and all of few; [] where it has none."""
     bounds = [b for m in getattr(kind, "metadata", ()) for b in (getattr(m, "ge", None), getattr(m, "le", None)) if b is not None]
     inner = [kind.annotation] if isinstance(kind, FieldInfo) else get_args(kind)
     if get_origin(kind) is Annotated:
         bounds += [b for m in kind.__metadata__ if isinstance(m, FieldInfo) for b in ends(m)]
-    found = [x for b in bounds for x in (b, b - 1, b + 1, float(b), math.nextafter(b, -math.inf), math.nextafter(b, math.inf))]
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    few = {bool: [True, False], type(None): [None]}.get(kind, []) if isinstance(kind, type) else []
+    found = few + [x for b in bounds for x in (b, b - 1, b + 1, float(b), math.nextafter(b, -math.inf), math.nextafter(b, math.inf))]
     return found + [x for a in inner if not isinstance(a, str) for x in ends(a)]
 
 
@@ -82,7 +80,7 @@ def inputs(draw) -> tuple[str, str, object]:
     command = draw(st.sampled_from(sorted(COMMANDS)))
     key = draw(st.sampled_from(sorted(keys_of(command))))
     at_the_end = ends(keys_of(command)[key])
-    return command, key, draw(values | st.sampled_from(at_the_end) if at_the_end else values)
+    return command, key, draw(st.sampled_from(at_the_end) if at_the_end and draw(st.booleans()) else values)
 
 
 @cache
@@ -140,3 +138,70 @@ def bad_inputs(count: int = 300, seed: int = 0, accepted: Callable[[str, str, ob
 
     run()
     return found
+
+
+# -- the commands themselves ------------------------------------------------------------------------------------------
+QUICK = {  # a run of each in a second or two, in a folder with a concept.safetensors
+    "train": ["masks=null", "model.steps=1", "covariance.captions=300", "batch_size=2", "max_steps=2", "selection.every=2",
+              "selection.prompts=['a {}']", "selection.start=0"],
+    "generate": ["concepts={teddy*: concept.safetensors}", "prompts=['a teddy*']", "model.steps=1", "images=1"],
+    "evaluate": ["concept_file=concept.safetensors", "model.steps=1", "evaluation.seeds=1", "evaluation.beta=[0.6]",
+                 "evaluation.drift=false"],
+    "covariance": ["count=300", "output=C.safetensors"],
+}  # fmt: skip
+LONG = {  # numbers that mean work: up to how many are run
+    "max_steps": 4, "images": 3, "batch_size": 8, "draw_batch": 8, "steps": 4, "resolution": 64, "count": 1000, "captions": 1000,
+    "seeds": 2, "accumulate_grad_batches": 3, "devices": 1,
+}  # fmt: skip
+
+
+def short(command: str, key: str, value) -> bool:
+    """Whether a command with this value is run: it ends soon, and stays in its folder."""
+    many = isinstance(value, (int, float)) and value > LONG.get(key.split(".")[-1], math.inf)
+    away = isinstance(value, str) and value.startswith(("/", "..", "hf:"))
+    return command in QUICK and not many and not away
+
+
+def written(value) -> str:
+    """A value as an override has it."""
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if value else "''"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(written, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{written(k)}:{written(v)}" for k, v in value.items()) + "}"
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
+
+
+def main() -> None:
+    from common import Child, arguments, keep, one_sentence, perfusion, small_world, workplace
+
+    asked, started = arguments(__doc__, inputs=3000, runs=100), time.perf_counter()
+    passed: list[tuple] = []
+    found = bad_inputs(asked.inputs, asked.seed, lambda *one: passed.append(one) if short(*one) else None)
+    examples, ends_of = found.pop("tracebacks"), {"runs": 0, "runs_finished": 0, "runs_refused": 0}
+    found["tracebacks"] = len(examples)
+    print(found, flush=True)
+    with workplace() as folder:
+        small_world(folder / "assets")
+        learned = Child(perfusion("train", *QUICK["train"], "hydra.run.dir=.", "concept_file=concept.safetensors"), folder, folder / "log")
+        assert learned.wait() == 0, (folder / "log").read_text()[-3000:]
+        for number, (command, key, value) in enumerate(passed[: asked.runs]):
+            home = folder / str(number)
+            home.mkdir()
+            (home / "concept.safetensors").hardlink_to(folder / "concept.safetensors")
+            log = home / "log"
+            overrides = [*QUICK[command], "hydra.run.dir=run", f"++{key}={written(value)}"]
+            code = Child(perfusion(command, *overrides), home, log).wait()
+            ends_of["runs"] += 1
+            ends_of["runs_finished"] += code == 0
+            ends_of["runs_refused"] += code == 2
+            if not (code == 0 and "Traceback" not in log.read_text(errors="replace") or code == 2 and one_sentence(log)):
+                found["tracebacks"] += 1
+                examples.append(f"perfusion {command} ++{key}={written(value):.{SHOWN}}: exit {code}: {log.read_text(errors='replace')[-600:]}")
+                print(examples[-1], flush=True)
+    keep(asked.results, "inputs", found | ends_of | {"input_examples": examples[:20]}, started)
+
+
+if __name__ == "__main__":
+    main()

@@ -196,16 +196,18 @@ def test_a_trainer_that_this_machine_has_not(main_job, monkeypatch, tmp_path):
 
 
 def test_ddp_on_two_processes(main_job, tmp_path):
-    """Two CPU processes through the command, of which one draws and writes."""
+    """Two CPU processes through the command, of which one draws and writes, and which stop early together."""
     command = [
         sys.executable, "-m", "perfusion", "train", "model=sd21", *main_job(sd21(tokenizers()[1])), "trainer=ddp",
         "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "model.dtype=float32", "batch_size=2",
-        "selection.every=2", f"hydra.run.dir={tmp_path / 'run'}",
+        "max_steps=6", "selection.patience=1", "i_star_decay=1", "model.learning_rate.o_star=0", "model.learning_rate.embedding=0",
+        f"hydra.run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     environment = os.environ | {"PERFUSION_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(CONF.parent)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout + done.stderr
-    assert "MEMBER: 2/2" in said and said.count("of 2 kept") == 1, said[-3000:]
-    assert [s["step"] for s in json.loads((tmp_path / "run/result.json").read_text())["selection"]] == [2]
+    assert "MEMBER: 2/2" in said and said.count("of 6 kept") == 1, said[-3000:]
+    # No step is better than the first, where nothing is learned.
+    assert [s["step"] for s in json.loads((tmp_path / "run/result.json").read_text())["selection"]] == [1, 2]
