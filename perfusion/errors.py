@@ -10,6 +10,14 @@ class UserError(ValueError):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """A training that was asked to stop (Ctrl-C, SIGTERM), after all that it learned was saved; `code`: how to exit."""
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.code = 128 + signal
+
+
 def install(extra: str) -> str:
     """The command that installs an extra."""
     return f"pip install '{DISTRIBUTION}[{extra}]'"

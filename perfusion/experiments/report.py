@@ -13,10 +13,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.atomic import write_text
+from perfusion.atomic import check_place, write_text
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.experiments.sweep import made_by
+from perfusion.plots import plain_text
 from perfusion.results import read_result
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222}
@@ -76,6 +77,7 @@ def page(title: str, subtitle: str, sections: list[str]) -> str:
     )
 
 
+@plain_text()
 def curves(metrics: Path, selection: list[dict]) -> str:
     """Training's curves and the selection's scores as one inlined SVG; nothing where there are none."""
     rows = list(csv.DictReader(metrics.open())) if metrics.exists() else []
@@ -247,6 +249,7 @@ def run(cfg: DictConfig) -> Path:
     else:
         text, path = of_run(Path(cfg.run)), Path(cfg.run) / "report.html"
     path = Path(cfg.output) if cfg.output else path
+    check_place("output", path)
     write_text(path, text)
     print(f"written: {path}")
     return path

@@ -242,8 +242,8 @@ def test_evaluate_command(perfusion_here, emojiland, teddy, tmp_path, capsys):
         ((*mine, "concept=cat"), "learned a teddy"),
         (("evaluate",), "concept_file is not given"),
         ((*mine, "evaluation.prompts=gone.yaml"), "evaluation.prompts=gone.yaml does not exist"),
-        ((*mine, "evaluation.beta=[high]"), "evaluation.beta holds high"),
-        ((*mine, "evaluation.beta=0.7"), "must be a list"),
+        ((*mine, "evaluation.beta=[high]"), "evaluation.beta=[high] does not work"),
+        ((*mine, "evaluation.beta=[]"), "a list of at least one number"),
         (
             (*mine, "evaluation.lock=[trained]"),
             "evaluation.lock holds trained; allowed are global, the concept's own local",
