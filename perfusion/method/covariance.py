@@ -1,6 +1,6 @@
 """C, the uncentred second moment of token encodings over many captions: streamed, resumable, cached.
 
-method.md 2.5, 2.6.
+docs/method.md 2.5, 2.6.
 """
 
 import hashlib
