@@ -1,18 +1,21 @@
 """perfusion generate: prompts and concept files in, pictures out."""
 
+import logging
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.config import check_counts
-from perfusion.errors import UserError
+from perfusion.errors import UserError, told
 from perfusion.learning.models import check_device, check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
 from perfusion.method.pipeline import check_gate, load_concepts
 from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import add_placeholders
 from perfusion.plots import grid
+
+log = logging.getLogger(__name__)
 
 
 def generate(cfg: DictConfig, folder: Path) -> list[Path]:
@@ -29,7 +32,7 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     check_counts(cfg, "images")
     for prompt in prompts:
         if concepts and not any(trigger.lower() in prompt.lower() for trigger in concepts):
-            print(f'warning: prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
+            log.warning(f'prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model, device)
     if concepts:
@@ -42,7 +45,7 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
         picture.save(path)
     rows = [(p, [("", i) for i in drawn[k * cfg.images : (k + 1) * cfg.images]]) for k, p in enumerate(prompts)]
     grid([("", [(p, i) for _, i in pictures]) for p, pictures in rows], folder / "picture.png")
-    print(f"{len(drawn)} pictures and an overview: {folder / 'picture.png'}")
+    print(f"{len(drawn)} pictures and an overview: {told(folder / 'picture.png')}")
     return [*paths, folder / "picture.png"]
 
 

@@ -32,17 +32,23 @@ class Selection(pl.Callback):
     ):
         self.cfg, self.sampling, self.scorer, self.metadata, self.path = cfg, sampling, scorer, metadata, path
         self.real = scorer.images(real)
-        self.best, self.history = float("-inf"), []
+        self.best, self.history, self.asked = float("-inf"), [], 0  # asked: the last step at which it was due
         self.drawn: list[tuple[str, Image.Image]] = []  # the last step's prompts and pictures
 
     def on_train_batch_end(self, trainer, module: PerfusionModule, outputs, batch, batch_idx) -> None:
         step = trainer.global_step
         # Not at step 0, which is where the first of several accumulated micro-batches ends.
         due = step > 0 and step % self.cfg.every == 0 if self.cfg.every else step == trainer.max_steps
-        if not trainer.is_global_zero:  # under DDP the first process draws, the others wait for it
+        if not due or step == self.asked:
             return
-        if not due or (self.history and self.history[-1]["step"] == step):
-            return
+        self.asked = step
+        # Under DDP the first process draws; the others wait for it here, and stop when it does.
+        enough = self.select(trainer, module, step) if trainer.is_global_zero else False
+        if trainer.strategy.reduce_boolean_decision(enough, all=False):
+            trainer.should_stop = True
+
+    def select(self, trainer, module: PerfusionModule, step: int) -> bool:
+        """Draw, score, keep the concept where it is the best so far; returns whether patience is at its end."""
         concept = module.concept(**self.metadata)
         scores = self.score(module, concept) if self.cfg.every else {"step": step, "score": 0.0}
         self.history.append(scores)
@@ -50,8 +56,7 @@ class Selection(pl.Callback):
         if late and scores["score"] > self.best:
             self.best = scores["score"]
             concept.save(self.path)
-        if late and self.cfg.patience and len(late) - 1 - late.index(max(late)) >= self.cfg.patience:
-            trainer.should_stop = True
+        return bool(late and self.cfg.patience and len(late) - 1 - late.index(max(late)) >= self.cfg.patience)
 
     @torch.no_grad()
     def score(self, module: PerfusionModule, concept) -> dict:
@@ -88,5 +93,6 @@ class Selection(pl.Callback):
 
     def load_state_dict(self, state: dict) -> None:
         self.best, self.history = state["best"], state["history"]
+        self.asked = self.history[-1]["step"] if self.history else 0
         if state["file"] is not None:
             self.path.write_bytes(bytes(state["file"].tolist()))

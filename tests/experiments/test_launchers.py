@@ -78,6 +78,7 @@ def test_two_processes_are_one_with_the_doubled_batch(assets, tmp_path):
             *more,
             f"hydra.run.dir={tmp_path / name}",
             "trainer.precision=32-true",
+            "-v",
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert ("distributed_backend=gloo" in done.stderr + done.stdout) == (name == "two")
