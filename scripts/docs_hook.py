@@ -7,7 +7,7 @@ from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"index.md": "README.md", "changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
-LINKS = {"docs/": "", "../results/figures/": "figures/", "results/figures/": "figures/", "CHANGELOG.md": "changelog.md",
+LINKS = {"docs/": "", "../README.md": "index.md", "../results/figures/": "figures/", "results/figures/": "figures/", "CHANGELOG.md": "changelog.md",
          "CONTRIBUTING.md": "contributing.md"}  # fmt: skip
 NAME = re.compile(r"`(perfusion\.(?:method|learning)\.\w+\.\w+)`")
 
