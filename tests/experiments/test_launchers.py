@@ -12,6 +12,8 @@ from helpers_emojiland import QUICK, SCORE, command, elsewhere
 from perfusion.experiments.launchers import EXTRAS, missing_extra
 from perfusion.results import read_result
 
+pytestmark = pytest.mark.slow
+
 
 def run(assets, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     how = {"cwd": folder, "env": elsewhere(assets), "capture_output": True, "text": True}
