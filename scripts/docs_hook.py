@@ -12,6 +12,13 @@ LINKS = {"docs/": "", "../README.md": "index.md", "../results/figures/": "figure
 NAME = re.compile(r"`(perfusion\.(?:method|learning)\.\w+\.\w+)`")
 
 
+def on_config(config):
+    """Pages that the navigation does not name stand at its end."""
+    named = re.findall(r"[\w/]+\.md", str(config.nav))
+    more = [page.name for page in sorted((ROOT / "docs").glob("*.md")) if page.name not in named]
+    config.nav += [{"More": more}] * bool(more)
+
+
 def on_files(files, config):
     """Files that lie outside docs/."""
     for page, source in PAGES.items():
