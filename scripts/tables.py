@@ -47,7 +47,7 @@ def difference(value: float | None, bounds: list, bold: bool = False) -> str:
 
 
 def seconds(value: float) -> str:
-    return f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+    return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
 # -- the tables ----------------------------------------------------------------------------------------------------------
