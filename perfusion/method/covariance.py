@@ -6,6 +6,7 @@ docs/method.md 2.5, 2.6.
 import hashlib
 import importlib.util
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from itertools import islice
@@ -189,6 +190,7 @@ def second_moment(
         total=len(captions) if isinstance(captions, Sized) else None,
         disable=not progress,
         leave=False,
+        mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not redrawn
     )
     for chunk in _batched(stream, save_every * batch_size):
         for caption in chunk:
