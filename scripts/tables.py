@@ -85,7 +85,7 @@ def _claims(names: tuple[str, ...]) -> list[tuple]:
                 difference(measures[m]["difference"], measures[m]["interval"], m == claim["measure"])
                 for m in ("hypervolume", "matched_text")
             )
-            arms = f"{claim['better']} over {claim['worse']}".replace("_", " ")
+            arms = f"{claim['better']} over {claim['worse']}".replace("trained_k", "trained keys").replace("_", " ")
             rows.append((claim["claim"], arms, area, text, VERDICTS[claim["holds"]]))
     return rows
 
