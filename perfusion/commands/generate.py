@@ -1,11 +1,13 @@
 """perfusion generate: prompts and concept files in, pictures out."""
 
+import logging
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.config import check
+from perfusion.errors import told
 from perfusion.learning.models import check_device, check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
 from perfusion.method.pipeline import check_gate, load_concepts
@@ -14,6 +16,8 @@ from perfusion.method.text import add_placeholders
 from perfusion.plots import attempt, grid
 
 ACROSS, DOWN = 12, 40  # pictures of a prompt, and prompts, that the overview shows
+
+log = logging.getLogger(__name__)
 
 
 def generate(cfg: DictConfig, folder: Path) -> list[Path]:
@@ -26,7 +30,7 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     add_placeholders(load_tokenizer(cfg.model), list(concepts))
     for prompt in prompts:
         if concepts and not any(trigger.lower() in prompt.lower() for trigger in concepts):
-            print(f'warning: prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
+            log.warning(f'prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model, device)
     if concepts:
@@ -41,7 +45,7 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     overview = folder / "picture.png"
     if attempt(grid, [("", [(p, i) for i in of(k)]) for k, p in enumerate(prompts[:DOWN])], path=overview):
         paths.append(overview)
-    print(f"{len(drawn)} pictures{' and an overview' if overview in paths else ''}: {paths[-1]}")
+    print(f"{len(drawn)} pictures{' and an overview' if overview in paths else ''}: {told(paths[-1])}")
     return paths
 
 

@@ -5,6 +5,7 @@ original layout; the latter needs model.config, a folder or hub id whose configu
 """
 
 import importlib.util
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from perfusion.method.covariance import Covariance, second_moment
 from perfusion.method.fingerprint import base_hash
 from perfusion.method.text_encoders import text_encoder_of
 
+log = logging.getLogger(__name__)
 FILES = {"path": "model_index.json", "config": "model_index.json", "segmenter": "config.json"}
 SCHEDULERS = [kind.name for kind in KarrasDiffusionSchedulers]  # those that Stable Diffusion's pipelines can draw with
 
@@ -233,5 +235,5 @@ def covariance(
     texts = Captions(source, captions) if source else own_captions(model.captions, captions)
     return second_moment(
         texts, pipe.tokenizer, text_encoder_of(pipe), tokens,
-        cache_dir=home() / "covariance", shipped=model.get("covariances"),
+        cache_dir=home() / "covariance", shipped=model.get("covariances"), progress=log.isEnabledFor(logging.INFO),
     )  # fmt: skip

@@ -201,6 +201,7 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
         assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killing_a_sweep_loses_the_running_job_alone(assets, prompts, tmp_path):
     sweep = command(
         "train", "-m", "+experiment=key_locking", "concept=cat,teddy,dog", "arm=locked", *QUICK, *SCORE, prompts
