@@ -4,6 +4,7 @@ import importlib
 import sys
 from typing import NoReturn
 
+from perfusion.commands import terminal
 from perfusion.errors import UserError, install
 
 APPS = {  # name: (module, what it does)
@@ -26,12 +27,12 @@ PAGES = {"web": ("perfusion.web.command", "open a page to teach and to play: per
 
 def main(argv: list[str] | None = None) -> None:
     """Run an app; a user's mistake is one sentence on standard error and exit code 2."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = terminal.take_flags(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: perfusion APP [Hydra overrides] [-m]\n")
+        print("usage: perfusion APP [Hydra overrides] [-m] [-q | -v]\n")
         print("\n".join(f"  {app:12}{what}" for app, (_, what) in (APPS | PAGES).items()))
         print("\n".join(f"  {app:12}{what}" for app, what in FILE_APPS.items()))
-        print("\nperfusion APP --help lists an app's configuration.")
+        print("\nperfusion APP --help lists an app's configuration; -q shows the answer alone, -v all that libraries say.")
         sys.exit(0)
     app, overrides = argv[0], argv[1:]
     if app in FILE_APPS:

@@ -12,7 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from perfusion.config import CONF
+from perfusion.commands import terminal
+from perfusion.config import CONF, check
 from perfusion.errors import UserError, install
 from perfusion.learning.models import check_model
 
@@ -23,9 +24,10 @@ def configuration(overrides: list[str]) -> DictConfig:
     """conf/train.yaml with overrides. Raises UserError for one that does not fit."""
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            return hydra.compose("train", ["concept=custom", *overrides])
+            cfg = hydra.compose("train", overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(" ".join(str(error).split())) from error
+    return check("train", cfg)
 
 
 def check_address(host: str, port: int, auth: str | None) -> tuple[str, str] | None:
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> None:
         raise UserError(
             f"perfusion web needs {error.name}, which is not installed; install it with {install('web')}."
         ) from error
+    terminal.start()
     page = build(cfg, given.concepts, given.device)
     print(f"page:     http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
     serve(page, given.host, given.port, auth, quiet=True)

@@ -121,7 +121,8 @@ class Lesson:
                     yield progress
                     return
                 progress.step, loss, progress.scores, drawn = found
-                progress.losses.append((progress.step, loss))
+                if loss is not None:
+                    progress.losses.append((progress.step, loss))
                 progress.drawn = drawn or progress.drawn
                 if news.empty():  # else the newer news is said with it
                     yield progress
@@ -130,21 +131,24 @@ class Lesson:
 
 
 class Watch(pl.Callback):
-    """Tells of every step, and stops the training when asked to; then something is kept in any case."""
+    """Tells of every step, and stops the training when asked to; Selection then keeps the best so far, in any case one."""
 
     def __init__(self, news: queue.Queue, stop: threading.Event):
         self.news, self.stop, self.told = news, stop, 0
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self._tell(trainer, float(outputs["loss"] if isinstance(outputs, dict) else outputs))
+        if self.stop.is_set():
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer, module) -> None:
+        self._tell(trainer, None)  # the last selection
+
+    def _tell(self, trainer, loss: float | None) -> None:
         selection = next(c for c in trainer.callbacks if isinstance(c, Selection))
         new = len(selection.history) > self.told
         self.told = len(selection.history)
-        loss = float(outputs["loss"] if isinstance(outputs, dict) else outputs)
         self.news.put((trainer.global_step, loss, list(selection.history), list(selection.drawn) if new else []))
-        if self.stop.is_set():
-            if not selection.path.exists():  # stopped before the first step that selection may keep
-                module.concept(**selection.metadata).save(selection.path)
-            trainer.should_stop = True
 
 
 def _opened(path: Path) -> Image.Image:
