@@ -221,8 +221,8 @@ class Play:
 
     def biases(self, *values):
         wish = self.wish_of(*values)
-        label = lambda shift: ", ".join(f"{k.word} {k.beta + shift:.2f}" for k in wish.knobs) or "no concept"
-        return gr.update(value=[(picture, label(shift)) for shift, picture in self.studio.strip(wish)], visible=True)
+        strip = [(picture, f"{shift:+.2f}") for shift, picture in self.studio.strip(wish)]
+        return gr.update(value=strip, visible=True)
 
     def attention(self, word: str, *values):
         maps = self.studio.looked(self.wish_of(*values))

@@ -12,6 +12,8 @@ CSS = """
 .pixels > label { position: static !important; width: 100%; border: none; }
 .pixels .grid-wrap { min-height: 0 !important; height: auto !important; }
 .pixels .grid-container { padding-top: 0 !important; }
+#strip .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; }
+#strip .caption-label { right: 0; }
 .hint { font-size: var(--text-sm); min-height: 1.4em; }
 .knob { border-left: 4px solid var(--color-accent) !important; }
 .knob .knob { border-left: none !important; }
