@@ -74,7 +74,9 @@ def reader_of(cfg: DictConfig):
     if not cfg.reader or not cfg.get("reads"):
         return None
     try:
-        return hydra.utils.get_object(cfg.reads)
+        found = hydra.utils.get_object(cfg.reads)
+        found.FACTS, found.check  # noqa: B018 what a reader has
+        return found
     except Exception as error:  # whatever the import of a module raises
         raise UserError(
             f"evaluation.reads={cfg.reads} cannot be imported ({' '.join(str(error).split())[:200]}); give a reader's class, "

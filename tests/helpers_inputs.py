@@ -1,14 +1,12 @@
-"""Values of configuration keys that do not fit, and extremes that do: python scripts/campaign/inputs.py --inputs 3000
+"""Values of configuration keys that do not fit, and extremes that do, drawn by hypothesis.
 
-Hypothesis draws a command, one of its keys (perfusion/config/schema.py names them) and a value: of any type, or at and beside
-the ends of what the key allows. Each must be refused in one sentence that names the key (UserError), or pass, and then pass
-again unchanged. N of the values that pass (--runs N) are then given to the command itself, on the tests' small world: it must
-end with exit code 0, or 2 and one sentence. `tracebacks` counts any other end; `input_examples` lists some.
+A command, one of its keys (perfusion/config/schema.py names them) and a value: of any type, or at and beside the ends of what
+the key allows. Each must be refused in one sentence that names the key (UserError), or pass, and then pass again unchanged.
+`bad_inputs` tries so many on the check alone, milliseconds each; `overrides` gives them to the command line.
 """
 
 import copy
 import math
-import time
 import traceback
 from collections.abc import Callable
 from functools import cache
@@ -140,15 +138,16 @@ def bad_inputs(count: int = 300, seed: int = 0, accepted: Callable[[str, str, ob
     return found
 
 
-# -- the commands themselves ------------------------------------------------------------------------------------------
-QUICK = {  # a run of each in a second or two, in a folder with a concept.safetensors
-    "train": ["masks=null", "model.steps=1", "covariance.captions=300", "batch_size=2", "max_steps=2", "selection.every=2",
-              "selection.prompts=['a {}']", "selection.start=0"],
-    "generate": ["concepts={teddy*: concept.safetensors}", "prompts=['a teddy*']", "model.steps=1", "images=1"],
-    "evaluate": ["concept_file=concept.safetensors", "model.steps=1", "evaluation.seeds=1", "evaluation.beta=[0.6]",
-                 "evaluation.drift=false"],
+# -- on the command line ----------------------------------------------------------------------------------------------
+BESIDE = {  # what each command is given beside the value: with it, it would end well, and soon
+    "train": ["selection.prompts=['a {}']", "selection.start=0", "model.steps=1"],  # and helpers_emojiland.QUICK
+    "generate": ["prompts=['a teddy']", "model.steps=1", "images=1"],
+    "evaluate": ["concept_file=teddy.safetensors"],
     "covariance": ["count=300", "output=C.safetensors"],
-}  # fmt: skip
+    "import": ["file=teddy.ckpt", "super_category=teddy"],
+    "collect": ["experiment=key_locking"],
+    "report": ["experiment=key_locking"],
+}
 LONG = {  # numbers that mean work: up to how many are run
     "max_steps": 4, "images": 3, "batch_size": 8, "draw_batch": 8, "steps": 4, "resolution": 64, "count": 1000, "captions": 1000,
     "seeds": 2, "accumulate_grad_batches": 3, "devices": 1,
@@ -159,7 +158,7 @@ def short(command: str, key: str, value) -> bool:
     """Whether a command with this value is run: it ends soon, and stays in its folder."""
     many = isinstance(value, (int, float)) and value > LONG.get(key.split(".")[-1], math.inf)
     away = isinstance(value, str) and value.startswith(("/", "..", "hf:"))
-    return command in QUICK and not many and not away
+    return command in BESIDE and not many and not away
 
 
 def written(value) -> str:
@@ -173,35 +172,8 @@ def written(value) -> str:
     return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
 
 
-def main() -> None:
-    from common import Child, arguments, keep, one_sentence, perfusion, small_world, workplace
-
-    asked, started = arguments(__doc__, inputs=3000, runs=100), time.perf_counter()
-    passed: list[tuple] = []
-    found = bad_inputs(asked.inputs, asked.seed, lambda *one: passed.append(one) if short(*one) else None)
-    examples, ends_of = found.pop("tracebacks"), {"runs": 0, "runs_finished": 0, "runs_refused": 0}
-    found["tracebacks"] = len(examples)
-    print(found, flush=True)
-    with workplace() as folder:
-        small_world(folder / "assets")
-        learned = Child(perfusion("train", *QUICK["train"], "hydra.run.dir=.", "concept_file=concept.safetensors"), folder, folder / "log")
-        assert learned.wait() == 0, (folder / "log").read_text()[-3000:]
-        for number, (command, key, value) in enumerate(passed[: asked.runs]):
-            home = folder / str(number)
-            home.mkdir()
-            (home / "concept.safetensors").hardlink_to(folder / "concept.safetensors")
-            log = home / "log"
-            overrides = [*QUICK[command], "hydra.run.dir=run", f"++{key}={written(value)}"]
-            code = Child(perfusion(command, *overrides), home, log).wait()
-            ends_of["runs"] += 1
-            ends_of["runs_finished"] += code == 0
-            ends_of["runs_refused"] += code == 2
-            if not (code == 0 and "Traceback" not in log.read_text(errors="replace") or code == 2 and one_sentence(log)):
-                found["tracebacks"] += 1
-                examples.append(f"perfusion {command} ++{key}={written(value):.{SHOWN}}: exit {code}: {log.read_text(errors='replace')[-600:]}")
-                print(examples[-1], flush=True)
-    keep(asked.results, "inputs", found | ends_of | {"input_examples": examples[:20]}, started)
-
-
-if __name__ == "__main__":
-    main()
+@st.composite
+def overrides(draw) -> tuple[str, list[str]]:
+    """A command and its overrides, of which the last sets a drawn key to a drawn value. Nothing drawn takes long."""
+    command, key, value = draw(inputs().filter(lambda one: short(*one)))
+    return command, [*BESIDE[command], f"++{key}={written(value)}"]
