@@ -146,6 +146,13 @@ def test_a_sentence_names_key_value_and_what_is_allowed(command, override, words
     assert words in said and "\n" not in said and said.endswith("."), said
 
 
+def test_weights_and_precision_of_two_half_kinds_are_refused():
+    for dtype, precision in [("float16", "bf16-mixed"), ("bfloat16", "16-mixed")]:
+        with pytest.raises(UserError, match=f"trainer.precision={precision} does not go with model.dtype={dtype}"):
+            check("train", configured("train", f"model.dtype={dtype}", f"trainer.precision={precision}"))
+        check("train", configured("train", f"model.dtype={dtype}", "trainer.precision=32-true"))
+
+
 @pytest.mark.parametrize("command, override, key, value", [
     ("train", "masks=none", "masks", None),
     ("train", "masks=false", "masks", None),

@@ -268,6 +268,13 @@ class Train(Group):
             raise UserError(
                 "i_star_gradient=true does not go with model.gradient_checkpointing=true; set one of them to false."
             )
+        kinds = {"float16": "16", "bfloat16": "bf16"}  # autocast takes float32 and its own kind
+        other = {"16": "bf16", "bf16": "16"}.get(kinds.get(self.model.dtype, ""))
+        if other and str(self.trainer.precision) in (other, f"{other}-mixed"):
+            raise UserError(
+                f"trainer.precision={self.trainer.precision} does not go with model.dtype={self.model.dtype}; give "
+                f"trainer.precision={kinds[self.model.dtype]}-mixed or 32-true, or model.dtype=float32."
+            )
         return self
 
 
