@@ -111,7 +111,7 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     if trainer.is_global_zero:
         log.info(
             f"learning:  {concept.name} (a {concept.super_category}) from {len(paths)} "
-            f"picture{'s' * (len(paths) > 1)} in {told(concept.images)}, on {device}"
+            f"picture{'s' * (len(paths) > 1)} in {told(paths[0].parent)}, on {device}"
         )
     if cfg.masks:
         attempt(data.show, path=folder / "masks.png")
