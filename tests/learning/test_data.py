@@ -108,7 +108,9 @@ def test_alpha_is_the_mask(tmp_path, kind, mode):
 
 
 def test_half_transparent_is_lighter_and_a_soft_mask(tmp_path):
-    Image.new("RGBA", (8, 8), (0, 0, 0, 128)).save(tmp_path / "a.png")
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
+    picture.putpixel((0, 0), (0, 0, 0, 255))
+    picture.save(tmp_path / "a.png")
     d = data(tmp_path)
     assert d.pictures[0].getpixel((3, 3)) == (127, 127, 127) and d.masks[0].getpixel((3, 3)) == 128
 
@@ -116,7 +118,7 @@ def test_half_transparent_is_lighter_and_a_soft_mask(tmp_path):
 def test_clipseg_masks_are_soft_normalised_saved_and_editable(tmp_path, segmenter):
     photo().save(tmp_path / "a.png")
     photo((24, 32), (2, 2, 10, 10)).save(tmp_path / "b.jpg")
-    Image.new("RGBA", (16, 16), (10, 20, 30, 255)).save(tmp_path / "c.png")  # opaque: its alpha says nothing
+    photo((16, 16), (2, 2, 9, 9)).convert("RGBA").save(tmp_path / "c.png")  # opaque: its alpha says nothing
     data(tmp_path, segmenter=segmenter)
     saved = {n: Image.open(tmp_path / f"{n}.mask.png") for n in "abc"}
     assert [saved[n].size for n in "abc"] == [(40, 24), (24, 32), (16, 16)]
@@ -153,7 +155,11 @@ def test_square_pictures_give_the_latents_they_always_gave(pipe, tmp_path):
     assert torch.equal(found.masks, m)
 
 
-def test_refused(tmp_path, segmenter):
+def no_space(*args):
+    raise OSError(28, "No space left on device")
+
+
+def test_refused(tmp_path, segmenter, monkeypatch):
     Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="a.png is transparent throughout"):
         data(tmp_path)
@@ -164,9 +170,10 @@ def test_refused(tmp_path, segmenter):
     with pytest.raises(UserError, match="a.jpg and a.png would share the mask a.mask.png"):
         data(tmp_path, segmenter=segmenter)
     (tmp_path / "a.jpg").unlink()
-    mask_path(tmp_path / "a.png").with_suffix(".part").mkdir()  # stands in for a folder one cannot write to
-    with pytest.raises(UserError, match="a.mask.png cannot be written"):
+    monkeypatch.setattr("os.replace", no_space)
+    with pytest.raises(UserError, match="a.mask.png cannot be written .*No space left.*masks are kept beside"):
         data(tmp_path, segmenter=segmenter)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_masks_are_the_mean_over_views_moved_back():
