@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from perfusion.errors import UserError
@@ -42,9 +43,45 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def alone(path: str | os.PathLike, field: str, wait: bool = False) -> Iterator[None]:
+    """A with-block that no other process enters for the same file or folder; the system opens it again where one is killed.
+
+    field: what named the path. wait: until the other has left. Raises UserError where one is inside, or none can enter.
+    """
+    path = Path(path)
+    lock = FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{field}={path} is being written by another run; give this one another place, or start it when that has ended."
+        ) from error
+    except OSError as error:
+        raise WriteError(
+            f"{field}={path} cannot be written ({error.strerror}); free some space, or give a place that you may write to."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     with whole(path) as part:
         part.write_text(text)
+
+
+def write_tensors(path: str | os.PathLike, tensors: dict, metadata: dict[str, str]) -> None:
+    """A safetensors file of torch tensors, whose bytes depend on what it holds alone: the library's own order is random."""
+    from safetensors.torch import save
+
+    data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with whole(path) as part:
+        part.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
 
 
 def write_json(path: str | os.PathLike, result: dict) -> str:

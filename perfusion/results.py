@@ -1,6 +1,7 @@
 """Result files: JSON of one format version, written whole or not at all, and read back strictly."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -21,8 +22,14 @@ FORMAT = 1
 
 def write_result(path: str | Path, result: dict) -> None:
     """One line a key, so that thousands of rows stay small and a diff stays readable."""
-    lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in ({"format": FORMAT} | result).items()]
+    result = json.loads(json.dumps({"format": FORMAT} | result))  # as it is read back
+    lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in (result | {"sum": _sum(result)}).items()]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _sum(result: dict) -> str:
+    """A digest of all the rest, so that no number changes unseen."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_result(path: str | Path) -> dict:
@@ -30,12 +37,18 @@ def read_result(path: str | Path) -> dict:
     try:
         result = json.loads(Path(path).read_text())
         found = result["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = result.pop("sum", None)  # older results have none
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a result of an evaluation; remove its folder and run the job again.") from error
     if found != FORMAT:
         raise UserError(
             f"{path} has result format {found}, this program reads {FORMAT}; remove its folder and run the job again, "
             "or use the program that wrote it."
+        )
+    if expected is not None and expected != _sum(result):
+        raise UserError(
+            f"{path} is not as it was written: it is damaged or was edited; remove its folder and run the job again, or take "
+            'its line "sum" out to have it read as it is.'
         )
     return result
 

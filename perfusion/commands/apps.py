@@ -1,7 +1,9 @@
 """The commands that Hydra configures: composed, checked, run here or by a sweep's launcher."""
 
 import importlib
+import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -10,6 +12,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
+from perfusion.atomic import alone
 from perfusion.commands.cli import APPS, refuse
 from perfusion.config import CONF
 from perfusion.errors import UserError
@@ -27,7 +30,16 @@ def start(app: str, overrides: list[str]) -> None:
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
     sys.argv = [f"perfusion {app}", *overrides]
-    hydra.main(str(CONF), app, version_base="1.3")(task)()
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # errors come out of Hydra, so that those of a full disk are a sentence too
+    try:
+        hydra.main(str(CONF), app, version_base="1.3")(task)()
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        refuse(" ".join(str(error).split()))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename} cannot be written or read" if error.filename else "a file cannot be written or read"
+        refuse(f"{where} ({error.strerror}); free some space, or give files and folders that you may read and write.")
 
 
 def task(cfg):
@@ -46,9 +58,13 @@ def task(cfg):
         of_sweep = Path(HydraConfig.get().sweep.dir).name if several else None
         cfg.logger.wandb.group = cfg.logger.wandb.group or cfg.get("name") or of_sweep
     try:
-        if app == "train" and cfg.name:
-            return sweep.job(cfg)
-        return importlib.import_module(APPS[app][0]).run(cfg)
+        # Under DDP the first process stands for the others.
+        others = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+        folder = HydraConfig.get().runtime.output_dir
+        with nullcontext() if others else alone(folder, "hydra.run.dir", wait=several):
+            if app == "train" and cfg.name:
+                return sweep.job(cfg)
+            return importlib.import_module(APPS[app][0]).run(cfg)
     except UserError as error:
         if several:  # the other jobs of a sweep go on
             raise

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from perfusion.atomic import alone
 from perfusion.config import check_counts
 from perfusion.errors import UserError
 from perfusion.learning.captions import Captions
@@ -33,16 +34,17 @@ def measure(cfg: DictConfig) -> Covariance:
         raise UserError("count=null needs captions=FILE or hf:DATASET; the model's own captions have no end.")
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model)
-    found = second_moment(
-        texts,
-        pipe.tokenizer,
-        text_encoder_of(pipe).to(device),
-        cfg.tokens,
-        cfg.batch_size,
-        state=f"{output}.state",
-        save_every=cfg.save_every,
-    )
-    found.save(output)
+    with alone(output, "output"):
+        found = second_moment(
+            texts,
+            pipe.tokenizer,
+            text_encoder_of(pipe).to(device),
+            cfg.tokens,
+            cfg.batch_size,
+            state=f"{output}.state",
+            save_every=cfg.save_every,
+        )
+        found.save(output)
     print(f"covariance: {output}, {found.count} tokens, condition number {found.condition:.3g}")
     print(f"to train with it: covariance.file={output}")
     return found

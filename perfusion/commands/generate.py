@@ -5,13 +5,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from perfusion.atomic import whole
 from perfusion.config import check_counts
 from perfusion.errors import UserError
 from perfusion.learning.models import check_device, check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
 from perfusion.method.pipeline import check_gate, load_concepts
 from perfusion.method.sampling import Sampling, draw
-from perfusion.method.text import add_placeholders
+from perfusion.method.text import add_placeholders, held_tokens
 from perfusion.plots import grid
 
 
@@ -25,10 +26,11 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     concepts = {trigger: Concept.load(path) for trigger, path in (cfg.concepts or {}).items()}
     check_model(cfg.model, ("path",))
     check_gate(concepts, beta=cfg.beta, tau=cfg.tau, lock=cfg.lock)
-    add_placeholders(load_tokenizer(cfg.model), list(concepts))
+    tokenizer, ids = add_placeholders(load_tokenizer(cfg.model), list(concepts))
     check_counts(cfg, "images")
-    for prompt in prompts:
-        if concepts and not any(trigger.lower() in prompt.lower() for trigger in concepts):
+    # By its tokens: "teddy*s" and "teddy *" are other words, and of a long prompt the end is cut.
+    for prompt, held in zip(prompts, held_tokens(tokenizer, prompts)):
+        if concepts and not held & set(ids.values()):
             print(f'warning: prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model, device)
@@ -39,7 +41,8 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     drawn = draw(pipe, repeated, seeds, Sampling.of(cfg.model), cfg.negative_prompt)
     paths = [folder / f"{i // cfg.images:03d}-{i % cfg.images:02d}.png" for i in range(len(drawn))]
     for path, picture in zip(paths, drawn):
-        picture.save(path)
+        with whole(path) as part:
+            picture.save(part, "PNG")
     rows = [(p, [("", i) for i in drawn[k * cfg.images : (k + 1) * cfg.images]]) for k, p in enumerate(prompts)]
     grid([("", [(p, i) for _, i in pictures]) for p, pictures in rows], folder / "picture.png")
     print(f"{len(drawn)} pictures and an overview: {folder / 'picture.png'}")

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from perfusion.errors import UserError
+from perfusion.learning.checkpoints import tensors
 from perfusion.learning.models import check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
 from perfusion.method.edit import energy, gate, target_key
@@ -52,7 +53,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     try:
         # The one class among its tensors; a torch container, rebuilt from tensors alone.
         with torch.serialization.safe_globals([nn.ParameterDict]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = tensors(path)
     except Exception as error:  # on bytes that are no checkpoint the unpickler raises what it happens to meet
         raise UserError(
             f"file={path} is not a checkpoint of tensors alone ({' '.join(str(error).split())[:100]}); only these are read, "

@@ -48,7 +48,7 @@ def read_mask(image: Path, sizes: set[tuple[int, int]], made_for: str = "") -> I
     if path is None:
         return None
     try:
-        mask, own = decoded(path)
+        mask, own = decoded(path, most=4 * max(width * height for width, height in sizes))
     except (ValueError, OSError) as error:
         raise UserError(
             f"mask {path} cannot be read ({error}); paint it anew, or delete it to have it made again."

@@ -8,6 +8,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -43,11 +44,13 @@ def is_mask(path: Path) -> bool:
     return path.suffix.lower() in KINDS and path.stem.lower().endswith(".mask")
 
 
-def picture_paths(folder: str | Path) -> list[Path]:
-    """The pictures in a folder, by name, masks left out; says on standard output which files are not used, and why.
+def picture_paths(folder: str | Path | Sequence[str]) -> list[Path]:
+    """The pictures in a folder, by name, masks left out; or the one, or those, that are named.
 
-    Raises UserError where there are none.
+    Says on standard output which files of a folder are not used, and why. Raises UserError where there are none.
     """
+    if not isinstance(folder, (str, Path)) or Path(folder).is_file():
+        return [Path(path) for path in ([folder] if isinstance(folder, (str, Path)) else folder)]
     folder = Path(folder)
     found, left_out = [], {}
     files = sorted(folder.iterdir())

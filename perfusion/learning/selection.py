@@ -7,6 +7,7 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
+from perfusion.atomic import whole
 from perfusion.learning.module import PerfusionModule
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
@@ -89,4 +90,5 @@ class Selection(pl.Callback):
     def load_state_dict(self, state: dict) -> None:
         self.best, self.history = state["best"], state["history"]
         if state["file"] is not None:
-            self.path.write_bytes(bytes(state["file"].tolist()))
+            with whole(self.path) as part:
+                part.write_bytes(bytes(state["file"].tolist()))

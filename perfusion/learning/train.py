@@ -13,9 +13,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from perfusion.atomic import write_json
+from perfusion.atomic import write_json, write_text
 from perfusion.config import CONF, check_counts, concept_of
 from perfusion.errors import UserError
+from perfusion.learning.checkpoints import Checkpoints
 from perfusion.learning.data import ConceptData, picture_paths
 from perfusion.learning.masks import mask_path
 from perfusion.learning.models import check_covariance, check_model, covariance, load_pipeline, load_tokenizer
@@ -164,7 +165,7 @@ def finish(run: Run, cfg: DictConfig, name: str, seconds: float, folder: Path) -
         "trainable": sum(p.numel() for p in run.module.parameters()), "file_bytes": file.stat().st_size,
         "covariance_condition": run.C.condition, "selection": run.selection.history,
     }  # fmt: skip
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     write_json(folder / "result.json", result)
     if run.dashboard:
         from perfusion.learning.dashboard import show_end
@@ -182,7 +183,7 @@ def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl
     try:
         return pl.Trainer(
             **cfg.trainer, max_steps=cfg.max_steps, callbacks=[checkpoint], logger=loggers_of(cfg.logger, folder),
-            default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5,
+            default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5, plugins=[Checkpoints()],
         )  # fmt: skip
     except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
         raise UserError(

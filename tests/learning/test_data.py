@@ -5,52 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from helpers_pictures import GREY, RED, data, photo, save_box_mask
 from PIL import Image, ImageDraw, ImageOps
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import pil_to_tensor
-from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessor
+from transformers import CLIPSegConfig
 
 from perfusion.errors import UserError
-from perfusion.learning.data import ConceptData, picture_paths
+from perfusion.learning.data import picture_paths
 from perfusion.learning.masks import _mean_over_views, mask_path, segment, square_box
-
-RED, GREY = (220, 30, 30), (128, 128, 128)
-
-
-@pytest.fixture(scope="session")
-def segmenter(tmp_path_factory):
-    """A CLIPSeg folder, tiny, with random weights."""
-    torch.manual_seed(0)
-    folder, tokenizer = tmp_path_factory.mktemp("clipseg"), tiny_tokenizer(8)
-    common = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")}
-    config = CLIPSegConfig(
-        text_config=common | ids | {"vocab_size": len(tokenizer), "max_position_embeddings": 8},
-        vision_config=common | {"image_size": 32, "patch_size": 8},
-        projection_dim=16, extract_layers=[0, 1], reduce_dim=16, conditional_layer=0, decoder_num_attention_heads=2,
-    )  # fmt: skip
-    CLIPSegForImageSegmentation(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return str(folder)
-
-
-def photo(size=(40, 24), box=(28, 6, 38, 16)) -> Image.Image:
-    """A red box on grey."""
-    picture = Image.new("RGB", size, GREY)
-    ImageDraw.Draw(picture).rectangle((*box[:2], box[2] - 1, box[3] - 1), RED)
-    return picture
-
-
-def data(folder: Path, masks: str | None = "clipseg", segmenter: str = "", flip=False) -> ConceptData:
-    return ConceptData(picture_paths(folder), 16, "teddy", segmenter, masks, flip)
-
-
-def save_box_mask(image: Path, size, box) -> None:
-    mask = Image.new("L", size)
-    ImageDraw.Draw(mask).rectangle((*box[:2], box[2] - 1, box[3] - 1), 255)
-    mask.save(mask_path(image))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "JPEG"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, PngImagePlugin
-from test_data import data, photo, save_box_mask, segmenter  # noqa: F401
+from helpers_pictures import data, photo, save_box_mask
 
 from perfusion.errors import UserError
 from perfusion.learning.masks import mask_path, read_mask
@@ -245,7 +245,7 @@ def test_a_deep_grey_mask(tmp_path):
     assert mask[0, 0] == 0 and mask[0, 20] == pytest.approx(131, abs=2) and mask[0, 39] == 255
 
 
-def test_a_made_mask_follows_picture_and_word(tmp_path, segmenter, capsys):  # noqa: F811
+def test_a_made_mask_follows_picture_and_word(tmp_path, segmenter, capsys):
     path = tmp_path / "a.png"
     photo().save(path)
     data(tmp_path, segmenter=segmenter)
@@ -268,7 +268,7 @@ def test_a_made_mask_follows_picture_and_word(tmp_path, segmenter, capsys):  # n
     assert oct(mask_path(path).stat().st_mode)[-3:] == oct(path.stat().st_mode)[-3:]
 
 
-def test_an_edited_mask_is_kept(tmp_path, segmenter, capsys):  # noqa: F811
+def test_an_edited_mask_is_kept(tmp_path, segmenter, capsys):
     """Whether the program that it was painted in keeps the note or not."""
     path = tmp_path / "a.png"
     photo().save(path)
