@@ -60,8 +60,8 @@ def task(cfg):
     try:
         # Under DDP the first process stands for the others.
         others = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
-        folder = HydraConfig.get().runtime.output_dir
-        with nullcontext() if others else alone(folder, "hydra.run.dir", wait=several):
+        folder, shared = HydraConfig.get().runtime.output_dir, app in ("collect", "report", "measure")
+        with nullcontext() if others else alone(folder, "hydra.run.dir", wait=several or shared):
             if app == "train" and cfg.name:
                 return sweep.job(cfg)
             return importlib.import_module(APPS[app][0]).run(cfg)

@@ -65,11 +65,14 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         parts = {name: found[name].detach().float() for name in ("target_input", "C_inv")}
         parts["target_output"] = {name: o.detach().float() for name, o in found["target_output"].items()}
         (parts["embedding"],) = embedding.detach().float()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"file={path} is not a concept of ChenDarYen's Perfusion ({error}); it needs target_input, C_inv, one "
             "embedding vector of one word, and target_output."
         ) from error
+    everything = [parts["target_input"], parts["C_inv"], parts["embedding"], *parts["target_output"].values()]
+    if not all(t.isfinite().all() for t in everything):
+        raise UserError(f"file={path} holds numbers that are not finite; it is damaged, or its training failed.")
     d = parts["target_input"].numel()
     if parts["C_inv"].shape != (d, d):
         raise UserError(

@@ -29,8 +29,11 @@ def read_checkpoint(path: str | Path) -> dict:
     """What a checkpoint holds, on the CPU. Raises UserError for a file that is damaged, or holds more than tensors."""
     try:
         found = tensors(path)
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}")
+        parts = {"state_dict": dict, "global_step": int, "loops": dict, "callbacks": dict}
+        if not (isinstance(found, dict) and all(isinstance(found.get(k), kind) for k, kind in parts.items())):
+            raise ValueError("it is no training's")
+        if not all(isinstance(t, torch.Tensor) and t.isfinite().all() for t in found["state_dict"].values()):
+            raise ValueError("not all of its numbers are finite")
         return found
     except Exception as error:  # on bytes that are no checkpoint the readers raise what they happen to meet
         raise UserError(

@@ -192,7 +192,7 @@ def checkpoint(folder: Path, seed: int) -> bytes:
     import torch
 
     state = {f"o_star_v.{i}": torch.randn(1, 16, generator=torch.Generator().manual_seed(seed + i)) for i in range(6)}
-    torch.save({"state_dict": state, "global_step": 7 + seed, "callbacks": {"best": 0.5, "history": [{"step": 2}]}}, folder / "made.ckpt")
+    torch.save({"state_dict": state, "global_step": 7 + seed, "loops": {}, "callbacks": {"best": 0.5}}, folder / "made.ckpt")
     return (folder / "made.ckpt").read_bytes()
 
 
@@ -298,8 +298,9 @@ def foreign_pickle(random, whole: bytes) -> bytes:
 
     import torch
 
+    sound = {"global_step": 3, "loops": {}, "callbacks": {}}
     out = io.BytesIO()
-    torch.save(random.choice([[1, 2], {"a": torch.ones(3)}, torch.ones(2), {"state_dict": {"x": float("nan")}}, torch.nn.Linear(2, 2)]), out)
+    torch.save(random.choice([[1, 2], {"a": torch.ones(3)}, torch.ones(2), sound | {"state_dict": {"x": torch.tensor(float("nan"))}}, torch.nn.Linear(2, 2)]), out)
     return random.choice([out.getvalue(), pickle.dumps({"state_dict": print})])
 
 

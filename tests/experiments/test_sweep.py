@@ -16,7 +16,7 @@ SWEEP = ("train", "-m", "+experiment=lock_type", "concept=cat,teddy", *QUICK, *S
 
 def plain(text):
     """A result to be changed by hand: without its sum, which would tell."""
-    return {k: v for k, v in json.loads(text).items() if k != "sum"}
+    return {k: v for k, v in json.loads(text).items() if k != "sum"} | {"format": 1}
 
 
 def run(perfusion_here, *overrides):
@@ -144,7 +144,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     some.write_text(json.dumps(result))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "has 1 point" in capsys.readouterr().err
-    some.write_text(kept.replace('"format": 1', '"format": 0', 1))
+    some.write_text(kept.replace('"format": 2', '"format": 0', 1))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "has result format 0, this program reads 1" in capsys.readouterr().err
     assert run(perfusion_here, *sweep) == 1  # the other jobs are still gone through
