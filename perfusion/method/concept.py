@@ -199,7 +199,7 @@ def _sum(arrays: dict[str, np.ndarray], metadata: dict[str, str], details: dict)
     digest = hashlib.sha256(json.dumps([sorted(metadata.items()), details], sort_keys=True).encode())
     for name, values in sorted(arrays.items()):
         digest.update(f"{name} {values.dtype} {values.shape} ".encode() + values.tobytes())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:8]
 
 
 def _check_training(lock: str, beta: float, tau: float) -> None:

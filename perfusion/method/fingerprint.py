@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from perfusion.method.layers import cross_attentions
 from perfusion.method.memo import remembered
 from perfusion.method.text import towers
-from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
+from perfusion.method.text_encoders import base_size, text_encoder_of, tokenizers_of
 
 
 def tensors_hash(tensors: Iterable[Tensor]) -> str:
@@ -48,11 +48,9 @@ def hash_of(pipe) -> str:
     if hasattr(pipe, "_perfusion_base_hash"):
         return pipe._perfusion_base_hash
     text_encoder = text_encoder_of(pipe)
-    # A tokenizer's vocab_size does not count what was added to it. Some matrices have more rows than the base has tokens,
-    # rounded up; they have no fewer.
-    tokens = [
-        min(len(tower.get_input_embeddings().weight), tokenizer.vocab_size)
-        for tower, tokenizer in zip(towers(text_encoder), tokenizers_of(pipe).values(), strict=True)
-    ]
+    tokens = []
+    for tower, tokenizer in zip(towers(text_encoder), tokenizers_of(pipe).values(), strict=True):
+        rows, size = len(tower.get_input_embeddings().weight), base_size(tokenizer)
+        tokens.append(size if size < len(tokenizer) else rows)  # some matrices have more rows than tokens, rounded up
     parts = text_encoder, pipe.unet, tokens
     return remembered(pipe, "hash", base_weights(*parts), lambda: base_hash(*parts))

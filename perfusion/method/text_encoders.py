@@ -15,6 +15,12 @@ def tokenizers_of(pipe) -> dict:
     return {name: getattr(pipe, name) for name in names}
 
 
+def base_size(tokenizer) -> int:
+    """How many tokens the base model's tokenizer has: those before the first that was added to it, by a textual inversion."""
+    added = (i for i, token in tokenizer.added_tokens_decoder.items() if i >= tokenizer.vocab_size and not token.special)
+    return min(added, default=len(tokenizer))
+
+
 def text_encoder_of(pipe) -> nn.Module:
     """What turns token ids of `pipe.tokenizer` into what the cross-attentions see: pipe.text_encoder, or `Towers`.
 
@@ -25,8 +31,8 @@ def text_encoder_of(pipe) -> nn.Module:
     one, two = pipe.tokenizer, pipe.tokenizer_2
     # What was added to one of them, by a textual inversion, is no part of the base. Comparing 49,408 rows takes longer than
     # all else in load_concepts.
-    own = lambda tokenizer: {word: i for word, i in tokenizer.get_vocab().items() if i < tokenizer.vocab_size}
-    if not kept(pipe, "vocabulary", (one, two, len(one), len(two)), lambda: own(one) == own(two)):
+    own = lambda tokenizer, size: {word: i for word, i in tokenizer.get_vocab().items() if i < size}
+    if not kept(pipe, "vocabulary", (one, two, len(one), len(two)), lambda: own(one, base_size(one)) == own(two, base_size(two))):
         raise UserError(
             f"tokenizer and tokenizer_2 of {type(pipe).__name__} have different vocabularies ({len(pipe.tokenizer)} and "
             f"{len(pipe.tokenizer_2)} tokens); pipelines whose text encoders share one (SDXL's) are allowed."
