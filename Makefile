@@ -1,19 +1,46 @@
-# make test: everything from a clean checkout; make demo: learn a teddy; make tour: the notebook; make ablations, make figures: the
-# paper's (many hours); make emojiland: retrain the small world's models (hours).
+# make demo: learn a teddy; make check: lint, types and the fast tests; make test: everything from a clean checkout; make wheel: built,
+# and run elsewhere; make docs: the site; make tables: the tables of README and docs, out of the result files; make tour: the notebook;
+# make ablations, make figures: the paper's (many hours); make emojiland: retrain the small world's models (hours).
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := -qq --disable-pip-version-check # errors alone
 
-.PHONY: test demo ablations figures tour emojiland campaign clean
+.PHONY: check lint test wheel docs tables demo ablations figures tour emojiland campaign clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfusion needs Python 3.11 or newer, this is " + sys.version'
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q -c constraints.txt -e '.[test]'
-	touch $@
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfusion needs Python 3.11 or newer, this is " + sys.version'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing what perfusion needs into $(VENV): a few minutes, once"
+	@$(PY) -m pip install $(PIP) -c constraints.txt -e '.[test]'
+	@touch $@
+
+# Lint and documents need little: an environment of their own, without torch.
+LINT := $(VENV)/lint
+$(LINT)/.installed: .ci/tools.txt
+	@test -x $(LINT)/bin/python || $(PYTHON) -m venv $(LINT)
+	@$(LINT)/bin/python -m pip install $(PIP) -r .ci/tools.txt
+	@touch $@
+
+lint: $(LINT)/.installed
+	$(LINT)/bin/ruff check
+	$(LINT)/bin/mypy
+
+check: lint $(VENV)/.installed
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test: $(VENV)/.installed
 	$(PY) -m pytest -q -n 2 --dist loadfile
+
+wheel: $(VENV)/.installed
+	PYTHON=$(PY) scripts/check_wheel.sh
+
+docs: $(LINT)/.installed
+	NO_MKDOCS_2_WARNING=1 $(LINT)/bin/mkdocs build --strict --quiet
+	@echo "the site: site/index.html"
+
+tables: $(VENV)/.installed
+	$(PY) scripts/tables.py
 
 # Five pictures of one teddy in, a concept file and a picture of it in new prompts out.
 demo: $(VENV)/.installed
@@ -22,7 +49,7 @@ demo: $(VENV)/.installed
 # The ablations' sweeps, joined: half an hour an arm on two cores; stopped, they go on where they were.
 ABLATIONS := one_shot key_locking zero_shot_mask sigmoid_bias sigmoid_temperature lock_type \
   masked_prior i_star_gradient covariance_tokens shrinkage
-CONCEPTS := cat,clock,dog,fish,guitar,house,mushroom,robot,teapot,teddy
+CONCEPTS := backpack,cake,cat,dog,fox,ghost,gift,guitar,house,mushroom,owl,robot,snowman,teapot,teddy,television
 ablations: $(VENV)/.installed
 	for e in $(ABLATIONS); do \
 	  $(VENV)/bin/perfusion train -m +experiment=$$e concept=$(CONCEPTS) seed=0,1,2 evaluation.split=final && \
@@ -37,18 +64,13 @@ figures: ablations
 tour: $(VENV)/.installed
 	$(VENV)/bin/jupyter-execute --inplace notebooks/tour.ipynb
 
-# Drawing the scenes once, then each model; every step shows its progress and goes on where it was stopped. The UNet's second
-# and third sittings start from the one before, and look at objects more than at places.
-PERFUSION_ASSETS ?= perfusion/assets
-SHARPER := start=$(PERFUSION_ASSETS)/emojiland/pipeline/unet lr=5e-4 cooldown=.6 background=.35 ema=.998
+# Drawing the scenes once, then each model; every step shows its progress and goes on where it was stopped.
 emojiland: $(VENV)/.installed
-	@echo "Two cores need about 4 minutes for the scenes, 30 for the VAE, 10 for the text encoder, 2-6 hours for the UNet,"
-	@echo "1-2 hours for the segmenter, 15 minutes for the scorer, 25 for the reader. Stop at any time; make emojiland goes on."
+	@echo "Two cores need about 4 minutes for the scenes, 30 for the VAE, 5 for the text encoder, 6-12 hours for the UNet,"
+	@echo "an hour for the segmenter, 10 minutes each for the scorer and the reader. Stop at any time; make emojiland goes on."
 	$(PY) scripts/pretrain_vae.py
 	$(PY) scripts/pretrain_text.py
 	$(PY) scripts/pretrain_unet.py
-	$(PY) scripts/pretrain_unet.py $(SHARPER) name=unet_2 steps=2200
-	$(PY) scripts/pretrain_unet.py $(SHARPER) name=unet_3 steps=2500 twos=2 seed=1
 	$(PY) scripts/pretrain_segmenter.py
 	$(PY) scripts/pretrain_judge.py
 	$(PY) scripts/pretrain_reader.py
@@ -58,4 +80,4 @@ campaign: $(VENV)/.installed
 	for c in kills resumes fuzz inputs soak places; do $(PY) scripts/campaign/$$c.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) outputs multirun
+	rm -rf $(VENV) outputs multirun site

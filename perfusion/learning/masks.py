@@ -5,6 +5,7 @@ they are of: one that is of others is made again, one that a person has edited n
 """
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from perfusion.config import INSTALLED, ROOT, home
 from perfusion.errors import UserError
 from perfusion.learning.pictures import decoded, is_mask
 
+log = logging.getLogger(__name__)
 NOTE = "perfusion"  # the keyword of a made mask's PNG text
 
 
@@ -56,7 +58,7 @@ def read_mask(image: Path, sizes: set[tuple[int, int]], made_for: str = "") -> I
     grey = mask.convert("L") if mask.mode == "RGB" else ImageChops.multiply(mask.convert("L"), mask.getchannel("A"))
     source, made = _note(path)
     if made == _digest(grey) and source != made_for:
-        print(f"masks:    {path.name} was made for another picture or word; it is made again")
+        log.info(f"masks:     {path.name} was made for another picture or word; it is made again")
         return None
     if own not in sizes:
         wanted = " or ".join(f"{width} x {height}" for width, height in sorted(sizes))

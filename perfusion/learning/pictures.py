@@ -5,6 +5,7 @@ scaled, one of a phone's 200 megapixels shrunk, and texts and colour profiles in
 """
 
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -16,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from perfusion.errors import UserError
+from perfusion.errors import UserError, told
+
+log = logging.getLogger(__name__)
 
 # Named one by one: of those left out, some start other programs (EPS), decode no pixels (MPEG), or take any bytes for one (PCD).
 FORMATS = {
@@ -44,10 +47,10 @@ def is_mask(path: Path) -> bool:
     return path.suffix.lower() in KINDS and path.stem.lower().endswith(".mask")
 
 
-def picture_paths(folder: str | Path | Sequence[str]) -> list[Path]:
+def picture_paths(folder: str | Path | Sequence[str], tell: bool = True) -> list[Path]:
     """The pictures in a folder, by name, masks left out; or the one, or those, that are named.
 
-    Says on standard output which files of a folder are not used, and why. Raises UserError where there are none.
+    tell: log which files of a folder are not used, and why. Raises UserError where there are none.
     """
     if not isinstance(folder, (str, Path)) or Path(folder).is_file():
         return [Path(path) for path in ([folder] if isinstance(folder, (str, Path)) else folder)]
@@ -70,8 +73,8 @@ def picture_paths(folder: str | Path | Sequence[str]) -> list[Path]:
             f"concept.images={folder} has no pictures{f' ({listed})' if listed else ''}; put 1-7 photos of the concept "
             f"there, as {', '.join(KINDS)}."
         )
-    if left_out:
-        print(f"pictures: {', '.join(p.name for p in found)}; not used: {listed}")
+    if left_out and tell:
+        log.warning(f"pictures in {told(folder)}: {', '.join(p.name for p in found)}; not used: {listed}")
     return found
 
 

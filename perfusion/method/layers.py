@@ -94,7 +94,7 @@ class WidenedLinear(nn.Module):
 
     def forget(self) -> None:
         """Drop the stored output."""
-        self._kept = None
+        self._kept: tuple | None = None
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_kept": None}  # of a copy, or in a file: it belongs to a tensor of this process
@@ -123,7 +123,7 @@ class WidenedLinear(nn.Module):
         tensors = [*self.parameters(), *self.buffers()]
         if any(t.is_inference() for t in (x, *tensors)):
             return self.project(self.slice(x, width))
-        key = [(t.data_ptr(), t._version) for t in tensors] + [x._version, torch.is_autocast_enabled(x.device.type)]
+        key: list = [(t.data_ptr(), t._version) for t in tensors] + [x._version, torch.is_autocast_enabled(x.device.type)]
         if self.base is not None and _is_lora(self.base):
             lora = self.base
             key += [lora.disable_adapters, *lora.active_adapters, *lora.merged_adapters, *lora.scaling.items()]

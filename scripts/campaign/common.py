@@ -158,7 +158,7 @@ def content(path: Path):
     from PIL import Image
     from safetensors import safe_open
 
-    from perfusion.learning.checkpoints import read_checkpoint
+    from perfusion.learning.resume import read as read_checkpoint
 
     kind = path.suffix
     if kind == ".json":

@@ -192,14 +192,14 @@ def checkpoint(folder: Path, seed: int) -> bytes:
     import torch
 
     state = {f"o_star_v.{i}": torch.randn(1, 16, generator=torch.Generator().manual_seed(seed + i)) for i in range(6)}
-    torch.save({"state_dict": state, "global_step": 7 + seed, "loops": {}, "callbacks": {"best": 0.5}}, folder / "made.ckpt")
+    torch.save({"state_dict": state, "global_step": 7 + seed, "loops": {}, "perfusion": {}, "callbacks": {"best": 0.5}}, folder / "made.ckpt")
     return (folder / "made.ckpt").read_bytes()
 
 
 def read_checkpoint(path: Path):
     from common import _tensors
 
-    from perfusion.learning.checkpoints import read_checkpoint
+    from perfusion.learning.resume import read as read_checkpoint
 
     return _tensors(read_checkpoint(path))
 
@@ -298,7 +298,7 @@ def foreign_pickle(random, whole: bytes) -> bytes:
 
     import torch
 
-    sound = {"global_step": 3, "loops": {}, "callbacks": {}}
+    sound = {"global_step": 3, "loops": {}, "perfusion": {}, "callbacks": {}}
     out = io.BytesIO()
     torch.save(random.choice([[1, 2], {"a": torch.ones(3)}, torch.ones(2), sound | {"state_dict": {"x": torch.tensor(float("nan"))}}, torch.nn.Linear(2, 2)]), out)
     return random.choice([out.getvalue(), pickle.dumps({"state_dict": print})])

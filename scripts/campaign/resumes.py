@@ -53,7 +53,7 @@ def run(folder: Path, *settings: str) -> Child:
 
 def killed_at(child: Child, checkpoint: Path, step: int) -> int:
     """Kill a training once its checkpoint is of a step; returns the step of the checkpoint that is left."""
-    from perfusion.learning.checkpoints import read_checkpoint
+    from perfusion.learning.resume import read as read_checkpoint
 
     until = time.monotonic() + 600
     while time.monotonic() < until:
