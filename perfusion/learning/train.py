@@ -12,13 +12,13 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from perfusion.atomic import check_place, write_json
+from perfusion.atomic import check_place, write_json, write_text
 from perfusion.config import CONF, concept_of
 from perfusion.config import check as check_keys
 from perfusion.errors import Stopped, UserError, told
 from perfusion.learning import resume
+from perfusion.learning.checkpoints import Checkpoints
 from perfusion.learning.data import ConceptData, picture_paths
 from perfusion.learning.masks import mask_path
 from perfusion.learning.models import check_covariance, check_model, covariance, load_pipeline, load_tokenizer
@@ -107,8 +107,8 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     trainer = trainer_of(cfg, folder)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    paths = picture_paths(concept.images)[: cfg.shots]
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    paths = picture_paths(concept.images, tell=False)[: cfg.shots]
     data = ConceptData(paths, cfg.model.resolution, concept.super_category, cfg.model.segmenter, cfg.masks, cfg.flip)
     device = trainer.strategy.root_device
     if trainer.is_global_zero:
@@ -231,7 +231,7 @@ def trainer_of(cfg: DictConfig, folder: Path) -> pl.Trainer:
         return pl.Trainer(
             **OmegaConf.to_container(cfg.trainer, resolve=True), max_steps=cfg.max_steps, logger=loggers_of(cfg.logger, folder),
             callbacks=callbacks, default_root_dir=folder, enable_model_summary=False,
-            log_every_n_steps=min(5, micro_batches), enable_checkpointing=False,
+            log_every_n_steps=min(5, micro_batches), enable_checkpointing=False, plugins=[Checkpoints()],
         )  # fmt: skip
     except UserError:
         raise

@@ -8,6 +8,7 @@ trained, so removing the hooks restores the encoder exactly, and gradients reach
 import copy
 import difflib
 import re
+import threading
 import warnings
 from contextlib import contextmanager
 
@@ -107,14 +108,16 @@ class PlaceholderRows:
     """Hooks that give placeholder tokens their learned embeddings; `remove()` takes them out.
 
     rows: {token id: vector [d_tok]}, read at every call, so a Parameter is trained through the frozen text encoder. Of
-    several towers the vector holds the embeddings one after the other.
+    several towers the vector holds the embeddings one after the other; a list has each one's own token ids.
     """
 
-    def __init__(self, text_encoder, rows: dict[int, Tensor]):
-        self._handles, start = [], 0
-        for tower in towers(text_encoder):
+    def __init__(self, text_encoder, rows: dict[int, Tensor] | list[dict[int, Tensor]]):
+        self._handles, start, parts = [], 0, towers(text_encoder)
+        for tower, own in zip(parts, rows if isinstance(rows, list) else [rows] * len(parts), strict=True):
             width = tower.get_input_embeddings().weight.shape[1]
-            self._handles += _install(tower, rows, slice(start, start + width))
+            hooks = _TowerRows(own, slice(start, start + width))
+            self._handles.append(tower.register_forward_pre_hook(hooks.hide, with_kwargs=True))
+            self._handles.append(tower.get_input_embeddings().register_forward_hook(hooks.write))
             start += width
 
     def remove(self) -> None:
@@ -122,31 +125,27 @@ class PlaceholderRows:
             handle.remove()
 
 
-def _install(tower, rows: dict[int, Tensor], part: slice) -> list:
-    """The hooks on one text encoder, which reads `part` of every row; their handles."""
-    seen = []  # the ids of the call under way
+class _TowerRows:
+    """The hooks on one text encoder, which reads `part` of every row. A class, so that they are copied and pickled with it."""
 
-    def hide(module, args, kwargs):
+    def __init__(self, rows: dict[int, Tensor], part: slice):
+        self.rows, self.part, self.seen = rows, part, {}
+
+    def hide(self, module, args, kwargs):
         # The ids lie beyond the matrix: look up any row in their place, `write` replaces what comes out. They are hidden
         # from the whole encoder: one that pools at its largest id (SDXL's second) would take a placeholder for the end.
         ids = args[0] if args else kwargs["input_ids"]
-        seen.append(ids)
-        hidden = ids.masked_fill(torch.isin(ids, torch.tensor(list(rows), device=ids.device)), 0)
+        self.seen[threading.get_ident()] = ids  # of the call under way, in each thread that draws
+        hidden = ids.masked_fill(torch.isin(ids, torch.tensor(list(self.rows), device=ids.device)), 0)
         return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"input_ids": hidden})
 
-    def write(module, args, output):
-        ids = seen.pop()
-        for token_id in rows.keys() & set(ids.unique().tolist()):  # of many concepts a prompt holds few
+    def write(self, module, args, output):
+        ids = self.seen.pop(threading.get_ident())
+        for token_id in self.rows.keys() & set(ids.unique().tolist()):  # of many concepts a prompt holds few
             # The ids' own device may be another than the encoder's, under CPU offload.
             here = (ids == token_id).to(output.device)[..., None]
-            output = torch.where(here, rows[token_id][part].to(output), output)
+            output = torch.where(here, self.rows[token_id][self.part].to(output), output)
         return output
-
-    embedding = tower.get_input_embeddings()
-    return [
-        tower.register_forward_pre_hook(hide, with_kwargs=True),
-        embedding.register_forward_hook(write),
-    ]
 
 
 @contextmanager
@@ -160,14 +159,19 @@ def placeholder_rows(text_encoder, rows: dict[int, Tensor] | None):
             hooks.remove()
 
 
-def tokenize(tokenizer, prompts: list[str]) -> Tensor:
-    """Token ids [B, T], padded and cut to the tokenizer's limit as diffusers does; warns where a prompt is cut."""
+def tokenize(tokenizer, prompts: list[str], words: dict[str, int] | None = None) -> Tensor:
+    """Token ids [B, T], padded and cut to the tokenizer's limit as diffusers does; warns where a prompt is cut.
+
+    words: {placeholder: token id}: the warning names those of them that no part of the prompt is left of.
+    """
     limit = tokenizer.model_max_length
     for prompt, ids in zip(prompts, tokenizer(prompts, truncation=False, verbose=False).input_ids):
         if len(ids) > limit:
+            lost = [word for word, i in (words or {}).items() if i in ids and i not in ids[: limit - 1]]
+            without = f", {' and '.join(lost)} among them, without which it is drawn" if lost else ""
             warnings.warn(
                 f'prompt "{prompt}" has {len(ids)} tokens, the text encoder takes {limit}: '
-                f"the last {len(ids) - limit} before the end are ignored; shorten it.",
+                f"the last {len(ids) - limit} before the end are ignored{without}; shorten it.",
                 stacklevel=2,
             )
     return tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
