@@ -5,6 +5,7 @@ original layout; the latter needs model.config, a folder or hub id whose configu
 """
 
 import importlib.util
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -21,9 +22,10 @@ from perfusion.config import home
 from perfusion.errors import UserError
 from perfusion.learning.captions import Captions
 from perfusion.method.covariance import Covariance, second_moment
-from perfusion.method.fingerprint import base_hash
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.text_encoders import text_encoder_of
 
+log = logging.getLogger(__name__)
 FILES = {"path": "model_index.json", "config": "model_index.json", "segmenter": "config.json"}
 SCHEDULERS = [kind.name for kind in KarrasDiffusionSchedulers]  # those that Stable Diffusion's pipelines can draw with
 
@@ -165,7 +167,7 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
     if model.get("scheduler"):
         pipe.scheduler = getattr(diffusers, model.scheduler).from_config(pipe.scheduler.config)
     if dtype == torch.bfloat16:
-        pipe._perfusion_base_hash = base_hash(text_encoder_of(pipe), pipe.unet)
+        pipe._perfusion_base_hash = hash_of(pipe)
         pipe.to(dtype)
     pipe.to(device)
     if pipe.device.type == "cpu":  # convolutions are a fifth to a quarter faster so, on processors without bfloat16
@@ -233,5 +235,5 @@ def covariance(
     texts = Captions(source, captions) if source else own_captions(model.captions, captions)
     return second_moment(
         texts, pipe.tokenizer, text_encoder_of(pipe), tokens,
-        cache_dir=home() / "covariance", shipped=model.get("covariances"),
+        cache_dir=home() / "covariance", shipped=model.get("covariances"), progress=log.isEnabledFor(logging.INFO),
     )  # fmt: skip

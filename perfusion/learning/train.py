@@ -1,6 +1,8 @@
 """perfusion train: pictures and a super-category in, a concept file, a result.json and a picture out."""
 
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,17 +12,18 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from perfusion.atomic import check_place, write_json
+from perfusion.atomic import check_place, write_json, write_text
 from perfusion.config import CONF, concept_of
 from perfusion.config import check as check_keys
-from perfusion.errors import Stopped, UserError
+from perfusion.errors import Stopped, UserError, told
 from perfusion.learning import resume
+from perfusion.learning.checkpoints import Checkpoints
 from perfusion.learning.data import ConceptData, picture_paths
 from perfusion.learning.masks import mask_path
 from perfusion.learning.models import check_covariance, check_model, covariance, load_pipeline, load_tokenizer
 from perfusion.learning.module import PerfusionModule, about
+from perfusion.learning.progress import Progress
 from perfusion.learning.selection import Selection
 from perfusion.method.attention import look
 from perfusion.method.concept import Concept
@@ -33,6 +36,7 @@ from perfusion.method.text import add_placeholders, single_token
 from perfusion.plots import attempt, attention_rows, grid
 from perfusion.scorers import open_scorer
 
+log = logging.getLogger(__name__)
 SMALL = 32 * 32  # latents: above, plain products would fill the memory, which grows with the square (SD 1.5: 64 x 64)
 IN_THE_FILE = (  # settings that a concept file tells
     "seed", "lock", "masks", "shots", "flip", "batch_size", "max_steps", "i_star_decay", "masked_prior", "i_star_gradient",
@@ -40,10 +44,11 @@ IN_THE_FILE = (  # settings that a concept file tells
 BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
 
 
-def train(cfg: DictConfig, folder: Path) -> dict:
+def train(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> dict:
     """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, metrics.csv, masks.png, picture.png,
     attention.png, selection/STEP.png and last.ckpt to `folder`.
 
+    callbacks: more of Lightning's, called before the training's own: to watch it, or to stop it (trainer.should_stop).
     Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work, and Stopped
     where a signal ended it, after all is saved.
     """
@@ -53,6 +58,7 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         concept = concept_of(cfg)
         check(cfg, concept)
         run = build(cfg, concept, folder)
+        run.trainer.callbacks[:0] = callbacks  # before Selection, which saves when one stops the training
         fit(run, cfg)
         seconds = time.perf_counter() - started
         # Under DDP the first process alone writes.
@@ -101,16 +107,23 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     trainer = trainer_of(cfg, folder)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    paths = picture_paths(concept.images)[: cfg.shots]
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    paths = picture_paths(concept.images, tell=False)[: cfg.shots]
     data = ConceptData(paths, cfg.model.resolution, concept.super_category, cfg.model.segmenter, cfg.masks, cfg.flip)
+    device = trainer.strategy.root_device
+    if trainer.is_global_zero:
+        log.info(
+            f"learning:  {concept.name} (a {concept.super_category}) from {len(paths)} "
+            f"picture{'s' * (len(paths) > 1)} in {told(paths[0].parent)}, on {device}"
+        )
     if cfg.masks:
         attempt(data.show, path=folder / "masks.png")
-        print(f"masks:    {folder / 'masks.png'} (edit {mask_path(paths[0]).parent}/*.mask.png to change one)")
+        masks = told(mask_path(paths[0]).parent)
+        log.info(f"masks:     {told(folder / 'masks.png')} (to change one, edit {masks}/*.mask.png)")
 
     scorer = open_scorer(cfg.model.scorer)  # before the long part: it may have to be downloaded
     pl.seed_everything(cfg.seed, verbose=False)
-    pipe = load_pipeline(cfg.model, trainer.strategy.root_device)
+    pipe = load_pipeline(cfg.model, device)
     positions = (cfg.model.resolution // pipe.vae_scale_factor) ** 2
     if pipe.device.type == "cpu" and not cfg.model.get("attention") and positions <= SMALL:
         pipe.unet.set_attn_processor(AttnProcessor())  # the fused kernel's backward is slower than plain products there
@@ -198,10 +211,10 @@ def finish(run: Run, cfg: DictConfig, name: str, seconds: float, folder: Path) -
         from perfusion.learning.dashboard import show_end
 
         show_end(run.dashboard, folder, concept)
-    print(f"concept:  {kept}")
+    print(f"kept:      step {concept.steps} of {run.trainer.global_step}, {seconds:.0f} s")
+    print(f"concept:   {told(kept)} ({file.stat().st_size:,} bytes)")
     if cfg.picture:
-        print(f"picture:  {folder / 'picture.png'}")
-    print(f"{name}: step {concept.steps} of {cfg.max_steps} kept, {seconds:.0f} s")
+        print(f"picture:   {told(folder / 'picture.png')}")
     if failure:
         raise UserError(
             f"concept_file={cfg.concept_file} could not be written ({failure.strerror or failure}); the concept is in {file}, from where "
@@ -212,10 +225,13 @@ def finish(run: Run, cfg: DictConfig, name: str, seconds: float, folder: Path) -
 
 def trainer_of(cfg: DictConfig, folder: Path) -> pl.Trainer:
     """The Lightning trainer of cfg.trainer. Raises UserError where this machine has not what it asks for."""
+    callbacks = [Progress()] if cfg.trainer.get("enable_progress_bar", True) else []
+    micro_batches = cfg.max_steps * cfg.trainer.accumulate_grad_batches
     try:
         return pl.Trainer(
             **OmegaConf.to_container(cfg.trainer, resolve=True), max_steps=cfg.max_steps, logger=loggers_of(cfg.logger, folder),
-            default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5, enable_checkpointing=False,
+            callbacks=callbacks, default_root_dir=folder, enable_model_summary=False,
+            log_every_n_steps=min(5, micro_batches), enable_checkpointing=False, plugins=[Checkpoints()],
         )  # fmt: skip
     except UserError:
         raise

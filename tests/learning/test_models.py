@@ -105,7 +105,7 @@ def test_a_damaged_single_file(folder, tmp_path):
 def test_the_command_says_it_in_one_sentence(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "perfusion", "train", "model=sd15", f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "download it once where there is a network" in done.stderr.strip().splitlines()[-1]
     assert not list(tmp_path.glob("*.safetensors"))
@@ -201,13 +201,13 @@ def test_ddp_on_two_processes(main_job, tmp_path):
         sys.executable, "-m", "perfusion", "train", "model=sd21", *main_job(sd21(tokenizers()[1])), "trainer=ddp",
         "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "model.dtype=float32", "batch_size=2",
         "max_steps=6", "selection.patience=1", "i_star_decay=1", "model.learning_rate.o_star=0", "model.learning_rate.embedding=0",
-        f"hydra.run.dir={tmp_path / 'run'}",
+        "-v", f"hydra.run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     environment = os.environ | {"PERFUSION_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(CONF.parent)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout + done.stderr
-    assert "MEMBER: 2/2" in said and said.count("of 6 kept") == 1, said[-3000:]
+    assert "MEMBER: 2/2" in said and said.count("kept: ") == 1, said[-3000:]
     # No step is better than the first, where nothing is learned.
     assert [s["step"] for s in json.loads((tmp_path / "run/result.json").read_text())["selection"]] == [1, 2]
