@@ -1,0 +1,45 @@
+"""Values that fit no key, and extremes that do: python scripts/campaign/inputs.py --inputs 3000 --runs 300
+
+tests/helpers_inputs.py draws a command, one of its keys and a value. Each of --inputs must be refused by the check in one
+sentence that names the key, or pass it; of those that pass, --runs are given to the command itself on the tests' small world,
+which must end with exit code 0, or 2 and one sentence. `tracebacks` counts any other end; `input_examples` lists some.
+"""
+
+import time
+
+from common import Child, arguments, keep, one_sentence, perfusion, small_world, workplace
+
+from helpers_emojiland import QUICK
+from helpers_inputs import BESIDE, bad_inputs, short, written
+
+
+def main() -> None:
+    asked, started = arguments(__doc__, inputs=3000, runs=300), time.perf_counter()
+    passed: list[tuple] = []
+    found = bad_inputs(asked.inputs, asked.seed, lambda *one: passed.append(one) if short(*one) else None)
+    examples, ends = found.pop("tracebacks"), {"runs": 0, "runs_finished": 0, "runs_refused": 0}
+    print(found, flush=True)
+    with workplace() as folder:
+        small_world(folder / "assets")
+        beside = BESIDE | {"train": [*QUICK, *BESIDE["train"]]}
+        teddy, log = folder / "teddy.safetensors", folder / "log"
+        learned = Child(perfusion("train", *beside["train"], "hydra.run.dir=.", f"concept_file={teddy}"), folder, log)
+        assert learned.wait() == 0, log.read_text()[-3000:]
+        for number, (command, key, value) in enumerate(passed[: asked.runs]):
+            home = folder / str(number)
+            home.mkdir()
+            (home / teddy.name).hardlink_to(teddy)
+            given, log = f"++{key}={written(value)}", home / "log"
+            code = Child(perfusion(command, *beside[command], "hydra.run.dir=run", given), home, log).wait()
+            said = log.read_text(errors="replace")
+            ends["runs"] += 1
+            ends["runs_finished"] += code == 0
+            ends["runs_refused"] += code == 2
+            if not (code == 0 and "Traceback" not in said or code == 2 and one_sentence(log)):
+                examples.append(f"perfusion {command} {given:.200}: exit {code}: {said[-600:]}")
+                print(examples[-1], flush=True)
+    keep(asked.results, "inputs", found | {"tracebacks": len(examples)} | ends | {"input_examples": examples[:20]}, started)
+
+
+if __name__ == "__main__":
+    main()
