@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +44,11 @@ IN_THE_FILE = (  # settings that a concept file tells
 BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
 
 
-def train(cfg: DictConfig, folder: Path) -> dict:
+def train(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> dict:
     """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, metrics.csv, masks.png, picture.png,
     attention.png, selection/STEP.png and last.ckpt to `folder`.
 
+    callbacks: more of Lightning's, called before the training's own: to watch it, or to stop it (trainer.should_stop).
     Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work, and Stopped
     where a signal ended it, after all is saved.
     """
@@ -56,6 +58,7 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         concept = concept_of(cfg)
         check(cfg, concept)
         run = build(cfg, concept, folder)
+        run.trainer.callbacks[:0] = callbacks  # before Selection, which saves when one stops the training
         fit(run, cfg)
         seconds = time.perf_counter() - started
         # Under DDP the first process alone writes.

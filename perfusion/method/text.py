@@ -39,14 +39,22 @@ def single_token(tokenizer, super_category: str) -> int:
     ids = tokenizer(super_category, add_special_tokens=False).input_ids
     if len(ids) == 1 and ids[0] not in tokenizer.all_special_ids:
         return ids[0]
-    words = [token[:-4] for token in tokenizer.get_vocab() if token.endswith("</w>") and token[:-4].isalpha()]
-    parts = super_category.lower().split()
-    near = [part for part in reversed(parts) if part in words and len(parts) > 1]
-    near += [w for w in difflib.get_close_matches(super_category.lower(), words, n=5, cutoff=0.4) if w not in near]
     raise UserError(
         f'super_category="{super_category}" is {len(ids)} tokens of the tokenizer, exactly 1 is allowed; '
-        f"the nearest single-token words are: {', '.join(near) or 'none'}."
+        f"the nearest single-token words are: {', '.join(near_words(tokenizer, super_category)) or 'none'}."
     )
+
+
+def near_words(tokenizer, text: str, most: int = 5) -> list[str]:
+    """The single-token words nearest to `text` in spelling: the word itself first, else those that a phrase holds."""
+    words = [token[:-4] for token in tokenizer.get_vocab() if token.endswith("</w>") and token[:-4].isalpha()]
+    near = [part for part in reversed(text.lower().split()) if part in words]
+    return near + [w for w in difflib.get_close_matches(text.lower(), words, n=most, cutoff=0.4) if w not in near]
+
+
+def written(trigger: str) -> re.Pattern:
+    """Where a prompt holds a trigger as a word: the boundaries of an AddedToken with single_word=True, any case."""
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
 
 
 def add_placeholders(tokenizer, triggers: list[str]):
@@ -186,9 +194,7 @@ def encode_pooled(tokenizer, text_encoder, prompts: list[str], rows: dict[int, T
 def twin_prompts(prompts: list[str], super_categories: dict[str, str]) -> list[str]:
     """The prompts with every trigger replaced by its super-category's word: no other token changes or moves."""
     for trigger, super_category in super_categories.items():
-        # The boundaries of an AddedToken with single_word=True: no word character on either side.
-        pattern = rf"(?<!\w){re.escape(trigger)}(?!\w)"
-        prompts = [re.sub(pattern, lambda _, word=super_category: word, p, flags=re.IGNORECASE) for p in prompts]
+        prompts = [written(trigger).sub(lambda _, word=super_category: word, p) for p in prompts]
     return prompts
 
 
