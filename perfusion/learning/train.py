@@ -198,7 +198,7 @@ def finish(run: Run, cfg: DictConfig, name: str, seconds: float, folder: Path) -
     write_json(folder / "result.json", result)
     kept = file if failure or not cfg.concept_file else cfg.concept_file
     if run.selection.signal:
-        print(f"concept:  {kept}")
+        print(f"concept:   {told(kept)}")
         print(f"{name}: stopped at step {run.module.global_step} of {cfg.max_steps}, step {concept.steps} kept, {seconds:.0f} s; "
               f"to go on: resume={folder}", flush=True)  # fmt: skip
         return result
