@@ -32,7 +32,7 @@ QUICK = [
 
 
 def main(moves: int = 12, *files: str) -> None:
-    torch.set_num_threads(min(2, os.cpu_count()))
+    torch.set_num_threads(min(2, len(os.sched_getaffinity(0))))
     cfg, library = configuration(QUICK), Library(Path(tempfile.mkdtemp()))
     studio = Studio(cfg.model, library, "cpu")
     if not files:
