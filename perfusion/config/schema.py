@@ -109,6 +109,7 @@ class Model(Group):
     covariances: Path | None = None
     shrinkage: number(0, 1000)
     select_from: whole(0)
+    flip: Flag = True
     learning_rate: LearningRate
     licence: Text
 
