@@ -10,7 +10,16 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from perfusion.errors import UserError
-from perfusion.learning.masks import alpha_mask, mask_path, overlay, read_mask, save_mask, segment, source_of, square_box
+from perfusion.learning.masks import (
+    alpha_mask,
+    mask_path,
+    overlay,
+    read_mask,
+    save_mask,
+    segment,
+    source_of,
+    square_box,
+)
 from perfusion.learning.pictures import on_white, picture_paths, read_picture, real_pictures
 from perfusion.plots import grid
 

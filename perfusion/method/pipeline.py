@@ -178,7 +178,7 @@ class LoadedConcepts:
         """A method of the pipeline, called on it without the concepts; they are put back around what it leaves."""
         own = {id(getattr(self.pipe, part)): tokenizer for part, tokenizer in self._tokenizers.items()}
         kwargs = {key: own.get(id(value), value) for key, value in kwargs.items()}  # tokenizer=pipe.tokenizer_2
-        args = [own.get(id(value), value) for value in args]
+        args = tuple(own.get(id(value), value) for value in args)
         self._remove()
         try:
             return getattr(self.pipe, name)(*args, **kwargs)
