@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.layers import cross_attentions
 from perfusion.method.memo import remembered
 from perfusion.method.text_encoders import text_encoder_of
@@ -23,7 +24,8 @@ def tensors_hash(tensors: Iterable[Tensor]) -> str:
 
 
 def base_hash(text_encoder: nn.Module, denoiser: nn.Module) -> str:
-    """Hash of what a concept depends on: the text encoder's weights and every cross-attention's W_K and W_V.
+    """Hash of what a concept depends on: the text encoder's weights (of a transformer's caption projection too, which
+    text_encoder_of puts behind it) and every cross-attention's W_K and W_V.
 
     Of LoRAs that are loaded beside it a concept does not depend: they are left out."""
     return tensors_hash(base_weights(text_encoder, denoiser))
@@ -39,5 +41,5 @@ def hash_of(pipe) -> str:
     """`base_hash` of a pipeline, computed once for as long as its weights stay (or of those before a cast)."""
     if hasattr(pipe, "_perfusion_base_hash"):
         return pipe._perfusion_base_hash
-    parts = text_encoder_of(pipe), pipe.unet
+    parts = text_encoder_of(pipe), denoiser_of(pipe)
     return remembered(pipe, "hash", base_weights(*parts), lambda: base_hash(*parts))

@@ -29,11 +29,15 @@ def compose(app="train", *overrides):
         return hydra.compose(app, list(overrides))
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "pixart", "sana"])
 def test_defaults_of_the_paper(name):
     model = compose("train", f"model={name}").model
-    assert model.learning_rate == {"o_star": 0.03, "embedding": 0.006, "relative": False}
-    assert (model.steps, model.guidance, model.shrinkage) == (50, 6.0, 0)
+    if name in ("pixart", "sana"):  # their own steps, and rates relative to their own numbers
+        assert model.learning_rate.relative and (model.steps, model.guidance) == (20, 4.5)
+    else:
+        assert model.learning_rate == {"o_star": 0.03, "embedding": 0.006, "relative": False}
+        assert (model.steps, model.guidance) == (50, 6.0)
+    assert model.shrinkage == 0
     assert OmegaConf.to_container(model, resolve=True).keys() == compose("train").model.keys() | {"config", "dino"}
 
 
