@@ -62,8 +62,9 @@ def pixart(kind=PixArtSigmaPipeline, sample_size: int = 8):
     tokenizer = t5_tokenizer()
     config = T5Config(vocab_size=512, d_model=40, d_kv=8, d_ff=37, num_layers=2, num_heads=4, dropout_rate=0.0)
     encoder = T5EncoderModel(config)
+    side = 12 if sample_size == 128 else 8  # the embeddings of height, width and ratio share the width evenly
     denoiser = PixArtTransformer2DModel(
-        num_attention_heads=4, attention_head_dim=8, num_layers=2, cross_attention_dim=32, caption_channels=40,
+        num_attention_heads=4, attention_head_dim=side, num_layers=2, cross_attention_dim=4 * side, caption_channels=40,
         sample_size=sample_size, out_channels=8, use_additional_conditions=sample_size == 128,
     )  # fmt: skip
     scheduler = DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)

@@ -56,10 +56,20 @@ LORA = (
 )
 
 
+Source = str | os.PathLike | Concept  # a file, an address on the hub, or a concept in memory
+
+
 def load_concepts(
-    pipe, concepts: dict[str, str | os.PathLike | Concept], always_on: bool = False, global_edit: bool = False
+    pipe,
+    concepts: dict[str, Source] | Source | Sequence[Source],
+    always_on: bool = False,
+    global_edit: bool = False,
+    **hub,
 ) -> "LoadedConcepts":
-    """Teach a stock pipeline some concepts: {trigger word: file or Concept}. The word may differ from the file's own.
+    """Teach a stock pipeline some concepts: {trigger word: file, "user/repo" on the hub, or Concept}. The word may differ
+    from the file's own; one concept, or a list, without words goes by its own.
+
+    hub: revision, token, cache_dir, local_files_only, weight_name, as of diffusers' own loaders.
 
     always_on: a concept acts on every prompt, negative ones too. By default it acts on the prompts that hold its
     word, so that any other prompt draws exactly what the base model draws. global_edit: under the global lock, the
@@ -87,7 +97,17 @@ def load_concepts(
         )
     if not concepts:
         raise UserError('concepts={} is empty; give at least one, as {"teddy*": "teddy.safetensors"}.')
-    concepts = {trigger: c if isinstance(c, Concept) else Concept.load(c) for trigger, c in concepts.items()}
+    load = lambda source: source if isinstance(source, Concept) else Concept.load(source, **hub)
+    if isinstance(concepts, dict):
+        concepts = {trigger: load(source) for trigger, source in concepts.items()}
+    else:
+        several = [load(source) for source in (concepts if _is_list(concepts) else [concepts])]
+        concepts = {concept.trigger: concept for concept in several}
+        if len(concepts) < len(several):
+            raise UserError(
+                f"concepts have the words {[c.trigger for c in several]}, some of them twice; give each its own, as in "
+                '{"teddy*": "teddy.safetensors"}.'
+            )
     base_id = str(pipe.config.get("_name_or_path", ""))
     hash = hash_of(pipe)
     for concept in concepts.values():
@@ -315,7 +335,8 @@ class LoadedConcepts:
                 return self._encode_base(**(call | changed))[0]
 
             if masked:
-                encoder = encoder.asked(call["max_sequence_length"], bool(call.get("complex_human_instruction")))
+                instruction = call.get("complex_human_instruction") or None
+                encoder = encoder.asked(self.pipe.tokenizer, call["max_sequence_length"], instruction)
             return texts, images, again, encoder
 
         found = list(self._encode_base(**given))

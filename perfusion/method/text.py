@@ -159,18 +159,18 @@ class PlaceholderRows:
 
 def _install(tower, rows: dict[int, Tensor], part: slice) -> list:
     """The hooks on one text encoder, which reads `part` of every row; their handles."""
-    seen = []  # the ids of the call under way
+    seen = [None]  # the ids of the call under way
 
     def hide(module, args, kwargs):
         # The ids lie beyond the matrix: look up any row in their place, `write` replaces what comes out. They are hidden
         # from the whole encoder: one that pools at its largest id (SDXL's second) would take a placeholder for the end.
         ids = args[0] if args else kwargs["input_ids"]
-        seen.append(ids)
+        seen[0] = ids
         hidden = ids.masked_fill(torch.isin(ids, torch.tensor(list(rows), device=ids.device)), 0)
         return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"input_ids": hidden})
 
     def write(module, args, output):
-        ids = seen.pop()
+        ids = seen[0]
         for token_id in rows.keys() & set(ids.unique().tolist()):  # of many concepts a prompt holds few
             # The ids' own device may be another than the encoder's, under CPU offload.
             here = (ids == token_id).to(output.device)[..., None]
@@ -179,9 +179,12 @@ def _install(tower, rows: dict[int, Tensor], part: slice) -> list:
 
     embedding = tower.get_input_embeddings()
     scale = getattr(embedding, "scalar_embed_scale", 1)  # Gemma's looks a row up and multiplies it
+    # T5's matrix is looked up by another module than the one it is said to be of.
+    tied = lambda m: isinstance(m, torch.nn.Embedding) and m.weight is embedding.weight
+    lookups = {embedding, *filter(tied, tower.modules())}
     return [
         tower.register_forward_pre_hook(hide, with_kwargs=True),
-        embedding.register_forward_hook(write),
+        *(lookup.register_forward_hook(write) for lookup in lookups),
     ]
 
 

@@ -74,16 +74,17 @@ class Captioned(nn.Module):
         self.towers, self.projection = nn.ModuleList([pipe.text_encoder]), nn.ModuleList(parts)
         self.config = SimpleNamespace(hidden_size=parts[0].linear_2.out_features)
         default = {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
-        self.limit, self.preamble = default["max_sequence_length"], "\n".join(default.get("complex_human_instruction") or [])
         self.pad = pipe.tokenizer.pad_token_id
-        self.skip = len(pipe.tokenizer.encode(self.preamble)) - 1 if self.preamble else 1
+        self._ask(pipe.tokenizer, default["max_sequence_length"], default.get("complex_human_instruction"))
 
-    def asked(self, limit: int, preamble: bool) -> "Captioned":
-        """The same encoder for a call with another limit, or without the preamble."""
+    def _ask(self, tokenizer, limit: int, instruction: list[str] | None) -> None:
+        self.limit, self.preamble = limit, "\n".join(instruction or [])
+        self.skip = len(tokenizer.encode(self.preamble)) - 1 if self.preamble else 1
+
+    def asked(self, tokenizer, limit: int, instruction: list[str] | None) -> "Captioned":
+        """The same encoder for a call with another limit, or another preamble."""
         twin = copy.copy(self)
-        twin.limit = limit
-        if not preamble:
-            twin.preamble, twin.skip = "", 1
+        twin._ask(tokenizer, limit, instruction)
         return twin
 
     def get_input_embeddings(self) -> nn.Module:
