@@ -217,6 +217,8 @@ def test_a_picture_is_pushed_along(saved, hub, tmp_path, monkeypatch, capsys):
 def test_concepts_load_as_diffusers_loaders_do(pipe, saved, hub, tmp_path, monkeypatch):
     """A repository's name, revision, token, a file's name; and once fetched, from the cache without the hub."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     expected, old = saved.read_bytes(), Concept.load(saved)
