@@ -1,5 +1,7 @@
 """PixArt (alpha and Sigma) and Sana as whole pipelines: text, noise, training, drawing, files. Tiny models of the true classes."""
 
+import hydra
+import measure_gate
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from perfusion.commands.concept_files import export_textual_inversion
+from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.learning.data import ConceptData
 from perfusion.learning.noising import Flow, noising_of
@@ -237,6 +240,26 @@ def test_train_load_draw_combine_export_unload(pipe, tmp_path):
 
     export_textual_inversion(concept, tmp_path / "ti.safetensors")
     assert load_file(tmp_path / "ti.safetensors")["<teddy*>"].shape == (1, 40)
+
+
+def test_energies_are_measured_on_each(pipe, tmp_path, monkeypatch):
+    """scripts/measure_gate.py. On random weights the numbers say nothing; r of a word at its own i* is a share all the same."""
+    monkeypatch.setenv("PERFUSION_CACHE", str(tmp_path / "cache"))
+    pipe.save_pretrained(tmp_path / "pipeline")
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        kind = "sana" if "Sana" in type(pipe).__name__ else "pixart"
+        given = [f"model={kind}", f"model.path={tmp_path / 'pipeline'}", "covariance.captions=40", "model.shrinkage=0.1"]
+        contexts = "contexts=[a photo of a {},a red {} on a beach]"
+        cfg = hydra.compose("gate", [*given, "words=[teddy,teapot]", contexts, f"figure={tmp_path / 'gate.png'}"])
+    special = (pipe.tokenizer.bos_token, pipe.tokenizer.eos_token, pipe.tokenizer.pad_token)
+    rows = measure_gate.energies(cfg)
+    found = measure_gate.summary(cfg, rows, special)
+    assert found["classes"] == found["contexts"] == 2 and np.isfinite(found["other_word_max"])
+    assert 0.5 < found["class_word_by_context"]["a photo of a {}"] < 1.5  # among the templates that i* is a mean of
+    assert {"padding"} <= found["apart"].keys()
+    assert not found["other_word_max_at"].startswith(("tea:", "pot:")) or "teapot" not in found["other_word_max_at"]
+    measure_gate.draw(cfg, rows, special)
+    assert (tmp_path / "gate.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("changes", [{"masked_prior": True}, {"i_star_gradient": True}, {"lock": "trained"}])
