@@ -12,8 +12,8 @@ from pathlib import Path
 import diffusers
 import hydra
 import torch
-from diffusers import DiffusionPipeline, ModelMixin, StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.schedulers import KarrasDiffusionSchedulers, SchedulerMixin
+from diffusers import DiffusionPipeline, PixArtTransformer2DModel, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.schedulers import KarrasDiffusionSchedulers
 from huggingface_hub import hf_hub_download
 from omegaconf import DictConfig
 from transformers import AutoTokenizer, CLIPTextConfig
@@ -78,7 +78,7 @@ def _check_kind(model: DictConfig, source: str) -> None:
         return
     kinds = {name: getattr(diffusers, name) for name in SCHEDULERS}
     flows = [n for n, kind in kinds.items() if "use_flow_sigmas" in inspect.signature(kind.__init__).parameters]
-    own = SchedulerMixin.load_config(source, subfolder="scheduler")
+    own = diffusers.DDPMScheduler.load_config(source, subfolder="scheduler")
     if own.get("prediction_type") == "flow_prediction" and model.scheduler not in flows:
         raise UserError(
             f"model.scheduler={model.scheduler} cannot draw with a flow-matching model; allowed are null, for the pipeline's "
@@ -135,7 +135,7 @@ def encodings_width(model: DictConfig) -> int:
     source = model.config if is_single_file(model) else model.path
     names = DiffusionPipeline.load_config(source)
     if "transformer" in names:  # which projects them
-        shape = ModelMixin.load_config(source, subfolder="transformer")
+        shape = PixArtTransformer2DModel.load_config(source, subfolder="transformer")
         return shape["num_attention_heads"] * shape["attention_head_dim"]
     parts = [name for name in ("text_encoder", "text_encoder_2") if name in names]
     return sum(CLIPTextConfig.from_pretrained(source, subfolder=name).hidden_size for name in parts)

@@ -37,7 +37,8 @@ def predict(
     takes = inspect.signature(plain(model).forward).parameters
     told = {name: value for name, value in told.items() if name in takes and value is not None}
     t = t * model.config.get("timestep_scale", 1)
-    out = model(x, timestep=t, encoder_hidden_states=encodings, **told).sample.float()
+    # A text encoder may have another precision (Sana's).
+    out = model(x, timestep=t, encoder_hidden_states=encodings.to(model.dtype), **told).sample.float()
     return out[:, : x.shape[1]]
 
 

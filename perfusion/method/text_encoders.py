@@ -74,6 +74,11 @@ class Captioned(nn.Module):
         self.towers, self.projection = nn.ModuleList([pipe.text_encoder]), nn.ModuleList(parts)
         self.config = SimpleNamespace(hidden_size=parts[0].linear_2.out_features)
         default = {name: p.default for name, p in inspect.signature(type(pipe).__call__).parameters.items()}
+        if "max_sequence_length" not in default:
+            raise UserError(
+                f"{type(pipe).__name__} projects its encodings in a way that is not known here; of such pipelines PixArt's and "
+                "Sana's are allowed."
+            )
         self.pad = pipe.tokenizer.pad_token_id
         self._ask(pipe.tokenizer, default["max_sequence_length"], default.get("complex_human_instruction"))
 
