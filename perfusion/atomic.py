@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from perfusion.errors import UserError
+
 
 @contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
@@ -27,3 +29,18 @@ def write_json(path: str | os.PathLike, result: dict) -> str:
     text = json.dumps(result, indent=1)
     write_text(path, text + "\n")
     return text
+
+
+def check_place(field: str, path: str | os.PathLike) -> None:
+    """Raises UserError where no file can be written at `path`, by beginning one there; `field` is what named it."""
+    path = Path(path)
+    way_out = f"give a file in a folder that you can write to, as in {field}=outputs/{path.name or 'NAME'}."
+    if path.is_dir():
+        raise UserError(f"{field}={path} is a folder; {way_out}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        part.unlink()
+    except OSError as error:
+        raise UserError(f"{field}={path} cannot be written ({error.strerror}); {way_out}") from error

@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from filelock import FileLock
 from helpers import louder, unet, vae
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -22,6 +23,15 @@ from perfusion.method.text import TEMPLATES, super_encoding, word_embedding
 from perfusion.method.text_encoders import text_encoder_of
 
 torch.set_num_threads(1)
+COMMANDS = {"world", "perfusion_on", "perfusion_here", "main_job"}  # fixtures that run whole commands
+
+
+def pytest_collection_modifyitems(items):
+    """What runs whole commands is slow: `make check` leaves it out."""
+    for item in items:
+        if COMMANDS & {*item.fixturenames}:
+            item.add_marker(pytest.mark.slow)
+
 
 WORDS = [
     "teddy",
@@ -162,10 +172,21 @@ def assets(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """Real checkpoints in the shipped layout, of three steps each, drawing noise; the environment that finds them."""
-    from helpers_emojiland import pretrain
+    """Real checkpoints in the shipped layout, of three steps each, drawing noise; the environment that finds them.
 
-    return pretrain(tmp_path_factory.mktemp("world"))
+    Pretrained once for all of pytest-xdist's workers; each has a copy of its own to write to.
+    """
+    from helpers_emojiland import environment, pretrain
+
+    base = tmp_path_factory.getbasetemp()
+    once = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pretrained"
+    with FileLock(f"{once}.lock"):
+        if not once.exists():
+            pretrain(once.with_suffix(".part"))
+            once.with_suffix(".part").rename(once)
+    own = tmp_path_factory.mktemp("world")
+    shutil.copytree(once, own, dirs_exist_ok=True)
+    return os.environ | environment(own)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import sys
 from typing import NoReturn
 
+from perfusion.commands import terminal
 from perfusion.errors import UserError, install
 
 APPS = {  # name: (module, what it does)
@@ -24,12 +25,12 @@ FILE_APPS = {  # of perfusion.commands.concept_files: words in place of override
 
 def main(argv: list[str] | None = None) -> None:
     """Run an app; a user's mistake is one sentence on standard error and exit code 2."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = terminal.take_flags(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: perfusion APP [Hydra overrides] [-m]\n")
+        print("usage: perfusion APP [Hydra overrides] [-m] [-q | -v]\n")
         print("\n".join(f"  {app:12}{what}" for app, (_, what) in APPS.items()))
         print("\n".join(f"  {app:12}{what}" for app, what in FILE_APPS.items()))
-        print("\nperfusion APP --help lists an app's configuration.")
+        print("\nperfusion APP --help lists an app's configuration; -q shows the answer alone, -v all that libraries say.")
         sys.exit(0)
     app, overrides = argv[0], argv[1:]
     if app in FILE_APPS:

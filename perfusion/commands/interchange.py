@@ -9,9 +9,11 @@ import warnings
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from perfusion.atomic import check_place
+from perfusion.config import check
 from perfusion.errors import UserError
 from perfusion.learning.models import check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
@@ -138,9 +140,8 @@ def import_checkpoint(
 
 def run(cfg: DictConfig) -> None:
     """The command: checks everything before the model loads, writes cfg.output whole or not at all."""
-    missing = [key for key in ("file", "super_category") if OmegaConf.is_missing(cfg, key)]
-    if missing:
-        raise UserError(f"{missing[0]} is not given; as in perfusion import file=teddy.ckpt super_category=teddy.")
+    cfg = check("import", cfg)
+    check_place("output", cfg.output)
     check_model(cfg.model, ("path",))
     read_checkpoint(cfg.file)
     trigger = cfg.name or f"{cfg.super_category}*"

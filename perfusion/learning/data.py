@@ -1,5 +1,6 @@
 """A concept's pictures: checked, cropped square around the mask, encoded once (mirrored too), drawn into batches."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from perfusion.plots import grid
 KINDS = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def picture_paths(folder: str | Path) -> list[Path]:
-    """The pictures in a folder, by name, masks left out. Raises UserError where there are none."""
+def picture_paths(folder: str | Path | Sequence[str]) -> list[Path]:
+    """The pictures in a folder, by name, masks left out; or the one, or those, that are named. Raises UserError for none."""
+    if not isinstance(folder, (str, Path)) or Path(folder).is_file():
+        return [Path(path) for path in ([folder] if isinstance(folder, (str, Path)) else folder)]
     folder = Path(folder)
     found = sorted(p for p in folder.glob("*") if p.suffix.lower() in KINDS and not p.name.endswith(".mask.png"))
     if not found:

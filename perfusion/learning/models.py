@@ -6,6 +6,7 @@ original layout; the latter needs model.config, a folder or hub id whose configu
 
 import importlib.util
 import inspect
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -18,33 +19,27 @@ from huggingface_hub import hf_hub_download
 from omegaconf import DictConfig
 from transformers import AutoTokenizer, CLIPTextConfig
 
-from perfusion.config import check_counts, home
+from perfusion.config import home
 from perfusion.errors import UserError
 from perfusion.learning.captions import Captions
-from perfusion.method.covariance import TOKENS, Covariance, second_moment
+from perfusion.method.covariance import Covariance, second_moment
 from perfusion.method.denoiser import denoiser_of
 from perfusion.method.fingerprint import base_hash
 from perfusion.method.text_encoders import text_encoder_of
 
+log = logging.getLogger(__name__)
 FILES = {"path": "model_index.json", "config": "model_index.json", "segmenter": "config.json"}
-DTYPES = ("float32", "float16", "bfloat16")
-ATTENTIONS = (None, "sdpa", "sliced", "xformers")
 SCHEDULERS = [kind.name for kind in KarrasDiffusionSchedulers]  # those that Stable Diffusion's pipelines can draw with
 
 
 def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter", "scorer")) -> None:
-    """Raises UserError where the model's parts are not to be had here, or a key of it is wrong; no weights are loaded."""
-    for key, allowed in (("dtype", DTYPES), ("attention", ATTENTIONS)):
-        if model.get(key) not in allowed:
-            raise UserError(f"model.{key}={model.get(key)} is unknown; allowed are: {', '.join(map(str, allowed))}.")
+    """Raises UserError where the model's parts are not to be had here; no weights are loaded."""
     if model.get("scheduler") and model.scheduler not in SCHEDULERS:
         raise UserError(
             f"model.scheduler={model.scheduler} is unknown; allowed are null, for the pipeline's own, and: "
             f"{', '.join(SCHEDULERS)}."
         )
-    check_counts(model, "resolution", "steps", "draw_batch", prefix="model.")
-    if model.resolution % 8:
-        raise UserError(f"model.resolution={model.resolution} does not work; a multiple of 8 is allowed.")
+    given = parts
     if model.get("attention") == "xformers" and importlib.util.find_spec("xformers") is None:
         raise UserError("model.attention=xformers needs the package xformers; allowed without it are sdpa and sliced.")
     if "path" in parts and is_single_file(model):
@@ -66,12 +61,27 @@ def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter"
                 f"model.scorer={model.scorer} is no NAME/TAG of open_clip; allowed are local-dir:FOLDER and those of "
                 "open_clip.list_pretrained(), such as ViT-B-32/openai."
             )
-    if parts[0] in ("path", "config"):
-        _check_kind(model, model[parts[0]])
+    if "path" in given:
+        _check_kind(model)
+        _check_scheduler(model)
 
 
-def _check_kind(model: DictConfig, source: str) -> None:
+def _check_scheduler(model: DictConfig) -> None:
+    """Whether the scheduler can be made of the model's own, for so many steps: some need packages, or steps of their own."""
+    source = model.config if is_single_file(model) else model.path
+    try:
+        name = model.get("scheduler") or DiffusionPipeline.load_config(source)["scheduler"][1]
+        getattr(diffusers, name).from_pretrained(source, subfolder="scheduler").set_timesteps(model.steps)
+    except Exception as error:  # each scheduler's own
+        raise UserError(
+            f"model.scheduler={model.get('scheduler') or 'null'} cannot draw in model.steps={model.steps} here "
+            f"({_first_sentence(error)}); give another number of steps, or a scheduler such as DDIMScheduler."
+        ) from error
+
+
+def _check_kind(model: DictConfig) -> None:
     """What the pipeline's kind alone allows."""
+    source = model.config if is_single_file(model) else model.path
     if DiffusionPipeline.load_config(source)["_class_name"].startswith("Sana") and model.resolution % 32:
         raise UserError(f"model.resolution={model.resolution} does not work for Sana; a multiple of 32 is allowed.")
     if not model.get("scheduler"):
@@ -220,14 +230,24 @@ def check_covariance(
         Covariance.load(file).check_width(encodings_width(model), file)
     elif source:
         Captions(source).check()
-    if not file and tokens not in TOKENS:
-        raise UserError(f'covariance.tokens="{tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
+    else:
+        _captions_of(model.captions)
+
+
+def _captions_of(module: str):
+    try:
+        return hydra.utils.get_object(f"{module}.captions")
+    except Exception as error:  # whatever the import of a module raises
+        raise UserError(
+            f"model.captions={module} cannot be imported ({' '.join(str(error).split())[:200]}); give a module that has "
+            "captions(count), such as perfusion.learning.captions, or a file with covariance.source=FILE."
+        ) from error
 
 
 @cache  # Emojiland's 100,000 take eight seconds, and every job of a sweep asks for them
 def own_captions(module: str, count: int) -> list[str]:
     """The first `count` captions of model.captions, the name of a module."""
-    return hydra.utils.get_object(f"{module}.captions")(count)
+    return _captions_of(module)(count)
 
 
 def covariance(
@@ -246,5 +266,5 @@ def covariance(
     texts = Captions(source, captions) if source else own_captions(model.captions, captions)
     return second_moment(
         texts, pipe.tokenizer, text_encoder_of(pipe), tokens,
-        cache_dir=home() / "covariance", shipped=model.get("covariances"),
+        cache_dir=home() / "covariance", shipped=model.get("covariances"), progress=log.isEnabledFor(logging.INFO),
     )  # fmt: skip

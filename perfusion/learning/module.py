@@ -13,6 +13,7 @@ from perfusion.learning.noising import noising_of
 from perfusion.method.concept import Concept
 from perfusion.method.denoiser import check_trainable, denoiser_of, predict
 from perfusion.method.edit import augment, target_key
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.layers import cross_attentions, lock_o_star_k, widen
 from perfusion.method.text import (
     TEMPLATES,
@@ -70,6 +71,7 @@ class PerfusionModule(pl.LightningModule):
         check_trainable(pipe)
         self.noising = noising_of(pipe.scheduler)
         text_encoder, denoiser = text_encoder_of(pipe), denoiser_of(pipe)
+        self.base_hash = hash_of(pipe)  # before anything is widened
         for frozen in (denoiser, pipe.vae, text_encoder):
             frozen.requires_grad_(False).eval()
         self.tokenizer, ids = add_placeholders(pipe.tokenizer, [trigger])
@@ -120,7 +122,14 @@ class PerfusionModule(pl.LightningModule):
             lock=self.lock, beta=self.beta, tau=self.tau, steps=self.global_step, **metadata,
         )  # fmt: skip
 
+    def about(self) -> dict:
+        """What another run must have in common to go on from this one's checkpoint."""
+        return about(self.trigger, self.super_category, self.lock, self.base_hash)
+
     # -- training -----------------------------------------------------------------------------------------------------
+    def on_save_checkpoint(self, checkpoint) -> None:
+        checkpoint["perfusion"] = self.about()
+
     def on_load_checkpoint(self, checkpoint) -> None:
         # The buffer i_star is loaded after this; the widened layers read it at the next step.
         self.widened.set_i_star(checkpoint["state_dict"]["i_star"][None])
@@ -194,6 +203,12 @@ class PerfusionModule(pl.LightningModule):
         groups = [{"params": [self.embedding], "lr": rate["embedding"]}]
         groups += [{"params": [p], "lr": rate["o_star"] * scale(p)} for p in [*self.o_star_v, *self.o_star_k]]
         return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def about(trigger: str, super_category: str, lock: str, base_hash: str | None = None) -> dict:
+    """What a run must have in common with the one it goes on from: {the key that says it: its value}."""
+    of_weights = {"model (hash of its weights)": base_hash} if base_hash else {}
+    return {"concept.name": trigger, "concept.super_category": super_category, "lock": lock} | of_weights
 
 
 def _masked(mask: Tensor, error: Tensor) -> Tensor:

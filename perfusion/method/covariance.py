@@ -1,12 +1,13 @@
 """C, the uncentred second moment of token encodings over many captions: streamed, resumable, cached.
 
-method.md 2.5, 2.6.
+docs/method.md 2.5, 2.6.
 """
 
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -98,7 +99,7 @@ def published() -> Covariance:
     The package is found, not imported. Raises UserError where it is not installed.
     """
     spec = importlib.util.find_spec(PUBLISHED)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise UserError(
             f"covariance.file={PUBLISHED} needs the package that holds it, which is not installed; "
             f"install it with {install('covariance')}."
@@ -170,10 +171,10 @@ def second_moment(
             digest.update(f"{caption}\n".encode())
         hash = digest.hexdigest()[:32]
         path = Path(cache_dir) / f"covariance-{hash}.safetensors"
-        for folder in filter(None, (shipped, cache_dir)):
-            if (Path(folder) / path.name).is_file():
-                found = Covariance.load(Path(folder) / path.name)
-                return Covariance(found.C, found.count, hash, encoder)
+        for folder in (shipped, cache_dir):
+            if folder and (Path(folder) / path.name).is_file():
+                measured = Covariance.load(Path(folder) / path.name)
+                return Covariance(measured.C, measured.count, hash, encoder)
         state = state or path.with_suffix(".state")
 
     device, limit = text_encoder.get_input_embeddings().weight.device, tokenizer.model_max_length
@@ -187,8 +188,10 @@ def second_moment(
         desc="covariance",
         unit=" captions",
         initial=seen,
-        total=len(captions) if hasattr(captions, "__len__") else None,
+        total=len(captions) if isinstance(captions, Sized) else None,
         disable=not progress,
+        leave=False,
+        mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not redrawn
     )
     for chunk in _batched(stream, save_every * batch_size):
         for caption in chunk:
@@ -215,12 +218,12 @@ def second_moment(
     bar.close()
     if not count:
         raise UserError("captions is empty; at least one caption is needed, and about 100,000 for a good C.")
-    found = Covariance((C / count).cpu(), count, digest.hexdigest()[:32], encoder)
+    measured = Covariance((C / count).cpu(), count, digest.hexdigest()[:32], encoder)
     if path:
-        found.save(path)
+        measured.save(path)
     if state:
         Path(state).unlink()
-    return found
+    return measured
 
 
 def _batched(stream: Iterator[str], size: int) -> Iterator[list[str]]:

@@ -6,6 +6,7 @@ denoiser whose cross-attentions are `Attention` modules will do: the UNets, and 
 """
 
 import weakref
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -100,7 +101,9 @@ class WidenedLinear(nn.Module):
 
     def forget(self) -> None:
         """Drop the stored output."""
-        self._seen, self._key, self._output = lambda: None, None, None
+        self._seen: Callable[[], Tensor | None] = lambda: None
+        self._key: list | None = None
+        self._output: Tensor | None = None
 
     def project(self, x: Tensor) -> Tensor:
         """The linear map itself, on [..., d + 2J]."""
@@ -129,7 +132,7 @@ class WidenedLinear(nn.Module):
         tensors = [*self.parameters(), *self.buffers()]
         if any(t.is_inference() for t in (source, *tensors)):
             return self.project(self.slice(x, width))
-        key = [(t.data_ptr(), t._version) for t in tensors] + [source._version, torch.is_autocast_enabled(x.device.type)]
+        key: list = [(t.data_ptr(), t._version) for t in tensors] + [source._version, torch.is_autocast_enabled(x.device.type)]
         if self.base is not None and _is_lora(self.base):
             lora = self.base
             key += [lora.disable_adapters, *lora.active_adapters, *lora.merged_adapters, *lora.scaling.items()]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from perfusion.errors import UserError
 
-# method.md 4, as in the re-implementations.
+# docs/method.md 4, as in the re-implementations.
 TEMPLATES = (
     "a photo of a {}",
     "a good photo of a {}",

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers_emojiland import QUICK, pictures, timm_folder
+from helpers_emojiland import pictures, timm_folder
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -20,7 +21,6 @@ from perfusion.evaluation.evaluate import Scores, drift, evaluate, front_of, poi
 from perfusion.evaluation.fronts import hypervolume, pareto
 from perfusion.evaluation.prompts import Prompt, read_prompts, read_splits
 from perfusion.learning.models import load_pipeline
-from perfusion.method.concept import Concept
 from perfusion.results import FORMAT, read_result, write_result
 from perfusion.scorers import open_scorer
 
@@ -222,8 +222,14 @@ def test_results_of_another_format_are_refused(tmp_path):
         read_result(tmp_path / "result.json")
 
 
-def test_reader_knows_its_labels(assets):
+def test_a_reader_of_other_labels_is_refused(assets, tmp_path):
     assert Reader.load(assets / "emojiland/reader").width == 4
+    shutil.copytree(assets / "emojiland/reader", tmp_path / "reader")
+    config = json.loads((tmp_path / "reader/config.json").read_text())
+    config["heads"]["object"] = config["heads"]["object"][::-1]
+    (tmp_path / "reader/config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="reader"):
+        Reader.load(tmp_path / "reader")
 
 
 def test_evaluate_command(perfusion_here, emojiland, teddy, tmp_path, capsys):
@@ -242,8 +248,8 @@ def test_evaluate_command(perfusion_here, emojiland, teddy, tmp_path, capsys):
         ((*mine, "concept=cat"), "learned a teddy"),
         (("evaluate",), "concept_file is not given"),
         ((*mine, "evaluation.prompts=gone.yaml"), "evaluation.prompts=gone.yaml does not exist"),
-        ((*mine, "evaluation.beta=[high]"), "evaluation.beta holds high"),
-        ((*mine, "evaluation.beta=0.7"), "must be a list"),
+        ((*mine, "evaluation.beta=[high]"), "evaluation.beta=[high] does not work"),
+        ((*mine, "evaluation.beta=[]"), "a list of at least one number"),
         (
             (*mine, "evaluation.lock=[trained]"),
             "evaluation.lock holds trained; allowed are global, the concept's own local",
@@ -258,4 +264,3 @@ def test_evaluate_command(perfusion_here, emojiland, teddy, tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             perfusion_here(*overrides, "hydra.run.dir=out")
         assert stop.value.code == 2 and sentence in capsys.readouterr().err, sentence
-    assert Concept.load(tmp_path / "teddy.safetensors").trigger == "teddy*" and QUICK

@@ -180,7 +180,7 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
         (("arm=hot",), "arm=hot is not in experiment sigmoid_temperature"),
         (("arm=tau_0.10", "trainer.devices=2"), "trainer.devices=2 does not work in an experiment"),
         (("arm=tau_0.10", "concept=custom", f"concept.images={nameless}"), "concept.super_category is not given"),
-        (("arm=tau_0.10", "evaluation.lock=[globl]"), "evaluation.lock holds globl"),
+        (("arm=tau_0.10", "evaluation.lock=[globl]"), "evaluation.lock=[globl] does not work"),
         (("arm=tau_0.10", "concept.images=gone"), "concept.images=gone is not a folder"),
         (("arm=tau_0.10", "evaluation.dino=timm:vit_tiny"), "scorer timm:vit_tiny is no model of timm"),
     ]:
@@ -201,6 +201,7 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
         assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_killing_a_sweep_loses_the_running_job_alone(assets, prompts, tmp_path):
     sweep = command(
         "train", "-m", "+experiment=key_locking", "concept=cat,teddy,dog", "arm=locked", *QUICK, *SCORE, prompts

@@ -107,7 +107,7 @@ def test_generate_draws_with_a_concept(here, trained):
     )
     done = here(concepts, "model.steps=2", prompts, "images=2", app="generate")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "holds none of" in done.stdout  # the second prompt has no trigger word: a warning
+    assert "holds none of" in done.stderr  # the second prompt has no trigger word: a warning
     assert Path("run/001-01.png").exists() and Path("run/picture.png").exists()
 
 

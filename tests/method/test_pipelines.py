@@ -197,6 +197,7 @@ def test_weights_offloaded_one_by_one_are_refused(pipe, make_concept):
         load_concepts(pipe, {"teddy*": concept})
 
 
+@pytest.mark.slow
 def test_compiled_unet(pipe, make_concept):
     """Compiled before or after loading: the concepts act as in the plain pipeline, and leave it."""
     before, concept = draw(pipe), make_concept(pipe)
