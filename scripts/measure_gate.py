@@ -12,12 +12,12 @@ import matplotlib.pyplot as plt
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from perfusion.atomic import whole, write_json
 from perfusion.config import CONF
-from perfusion.method.edit import energy, gate, inverse_metric, target_key
 from perfusion.learning.models import covariance, load_pipeline
+from perfusion.method.edit import energy, gate, inverse_metric, target_key
 from perfusion.method.text import at_word, encode, pieces, super_encoding
 from perfusion.method.text_encoders import text_encoder_of
-from perfusion.atomic import whole, write_json
 
 FIGURE_WORDS = 4  # class words in the heat map
 

@@ -8,7 +8,6 @@ from perfusion.errors import UserError
 from perfusion.method.concept import Concept, read_file
 from perfusion.method.hub import push
 
-
 LORA = (
     "--diffusers-lora cannot be written: a LoRA adds the same linear map to every token, but how much of o* a token gets "
     "goes by a sigmoid of its energy, which is no linear map (docs/denoisers.md has the error that a rank-1 one would make); "

@@ -1,7 +1,6 @@
 """What a denoiser learns from: pictures with noise in them, and what it has to say about them; as its scheduler's configuration
 tells, by diffusion (Stable Diffusion, PixArt) or by flow matching (Sana)."""
 
-import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 

@@ -44,7 +44,7 @@ def predict(
 
 def _conditions(model: nn.Module, count: int, side: int, pooled: Tensor | None) -> dict[str, Tensor] | None:
     """What a denoiser is told of the picture, as its pipeline tells it; None for most."""
-    if model.config.get("addition_embed_type") == "text_time":  # SDXL
+    if pooled is not None and model.config.get("addition_embed_type") == "text_time":  # SDXL
         sizes = pooled.new_tensor([side, side, 0, 0, side, side])  # original size, upper left corner of the crop, size
         return {"text_embeds": pooled, "time_ids": sizes.expand(count, -1)}
     if model.config.get("use_additional_conditions"):  # PixArt-alpha at 1024 pixels

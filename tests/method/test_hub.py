@@ -73,7 +73,7 @@ def test_card(saved):
     read = ModelCard(text).data
     assert read.license_name == "CC BY 4.0" and read.base_model == "someone/tiny" and "perfusion" in read.tags
     assert 'load_concepts(pipe, {"teddy*": "user/teddy"})' in text and concept.base_hash in text
-    assert [w["text"] for w in read.widget][0] == "a photo of a teddy*" and read.instance_prompt == "teddy*"
+    assert read.widget[0]["text"] == "a photo of a teddy*" and read.instance_prompt == "teddy*"
     assert all("output" not in w for w in read.widget) and "![" not in text
     shown = card(concept, "user/teddy", picture=True)
     assert ModelCard(shown).data.widget[0]["output"] == {"url": "picture.png"} and "](picture.png)" in shown
