@@ -6,6 +6,7 @@ import re
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -15,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from perfusion.atomic import write_text
+from perfusion.atomic import alone, write_text
 from perfusion.commands import terminal
 from perfusion.commands.cli import APPS, refuse
 from perfusion.config import CONF, check
@@ -40,6 +41,11 @@ def start(app: str, overrides: list[str]) -> None:
         hydra.main(str(CONF), app, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         refuse(" ".join(str(error).split()))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename} cannot be written or read" if error.filename else "a file cannot be written or read"
+        refuse(f"{where} ({error.strerror}); free some space, or give files and folders that you may read and write.")
     except Stopped as stop:
         sys.exit(stop.code)
     except KeyboardInterrupt:
@@ -70,12 +76,16 @@ def task(cfg):
         of_sweep = Path(HydraConfig.get().sweep.dir).name if several else None
         cfg.logger.wandb.group = cfg.logger.wandb.group or cfg.get("name") or of_sweep
     try:
-        if app == "train" and cfg.name:
-            return sweep.job(cfg)
-        result = importlib.import_module(APPS[app][0]).run(cfg)
-        if app == "train" and result and cfg.picture and not several:
-            _after_training(cfg, Path(HydraConfig.get().runtime.output_dir), result["concept"])
-        return result
+        # Under DDP the first process stands for the others.
+        others = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+        folder, shared = Path(HydraConfig.get().runtime.output_dir), app in ("collect", "report", "measure")
+        with nullcontext() if others else alone(folder, "hydra.run.dir", wait=several or shared):
+            if app == "train" and cfg.name:
+                return sweep.job(cfg)
+            result = importlib.import_module(APPS[app][0]).run(cfg)
+            if app == "train" and result and cfg.picture and not several:
+                _after_training(cfg, folder, result["concept"])
+            return result
     except UserError as error:
         if several:  # the other jobs of a sweep go on
             raise

@@ -24,7 +24,7 @@ from perfusion.errors import UserError
 from perfusion.learning.captions import Captions
 from perfusion.method.covariance import Covariance, second_moment
 from perfusion.method.denoiser import denoiser_of
-from perfusion.method.fingerprint import base_hash
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.text_encoders import text_encoder_of
 
 log = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
     if model.get("scheduler"):
         pipe.scheduler = getattr(diffusers, model.scheduler).from_config(pipe.scheduler.config)
     if dtype == torch.bfloat16:
-        pipe._perfusion_base_hash = base_hash(text_encoder_of(pipe), denoiser_of(pipe))
+        pipe._perfusion_base_hash = hash_of(pipe)
         pipe.to(dtype)
     pipe.to(device)
     if pipe.device.type == "cpu":  # convolutions are a fifth to a quarter faster so, on processors without bfloat16

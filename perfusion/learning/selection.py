@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
+from perfusion.atomic import whole
 from perfusion.errors import UserError
 from perfusion.learning.module import PerfusionModule
 from perfusion.method.pipeline import load_concepts
@@ -147,7 +148,8 @@ class Selection(pl.Callback):
     def load_state_dict(self, state: dict) -> None:
         self.best, self.history = state["best"], state["history"]
         if state["file"] is not None:
-            self.path.write_bytes(bytes(state["file"].tolist()))
+            with whole(self.path) as part:
+                part.write_bytes(bytes(state["file"].tolist()))
 
 
 def _any(trainer, wanted: bool) -> bool:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,11 +13,12 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
-from perfusion.atomic import check_place, write_json
+from perfusion.atomic import check_place, write_json, write_text
 from perfusion.config import CONF, concept_of
 from perfusion.config import check as check_keys
 from perfusion.errors import Stopped, UserError, told
 from perfusion.learning import resume
+from perfusion.learning.checkpoints import Checkpoints
 from perfusion.learning.data import ConceptData, picture_paths
 from perfusion.learning.masks import mask_path
 from perfusion.learning.models import check_covariance, check_model, covariance, load_pipeline, load_tokenizer
@@ -43,10 +45,11 @@ IN_THE_FILE = (  # settings that a concept file tells
 BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
 
 
-def train(cfg: DictConfig, folder: Path) -> dict:
+def train(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> dict:
     """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, metrics.csv, masks.png, picture.png,
     attention.png, selection/STEP.png and last.ckpt to `folder`.
 
+    callbacks: more of Lightning's, called before the training's own: to watch it, or to stop it (trainer.should_stop).
     Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work, and Stopped
     where a signal ended it, after all is saved.
     """
@@ -56,6 +59,7 @@ def train(cfg: DictConfig, folder: Path) -> dict:
         concept = concept_of(cfg)
         check(cfg, concept)
         run = build(cfg, concept, folder)
+        run.trainer.callbacks[:0] = callbacks  # before Selection, which saves when one stops the training
         fit(run, cfg)
         seconds = time.perf_counter() - started
         # Under DDP the first process alone writes.
@@ -104,8 +108,8 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     trainer = trainer_of(cfg, folder)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    paths = picture_paths(concept.images)[: cfg.shots]
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    paths = picture_paths(concept.images, tell=False)[: cfg.shots]
     data = ConceptData(paths, cfg.model.resolution, concept.super_category, cfg.model.segmenter, cfg.masks, cfg.flip)
     device = trainer.strategy.root_device
     if trainer.is_global_zero:
@@ -230,7 +234,7 @@ def trainer_of(cfg: DictConfig, folder: Path) -> pl.Trainer:
         return pl.Trainer(
             **OmegaConf.to_container(cfg.trainer, resolve=True), max_steps=cfg.max_steps, logger=loggers_of(cfg.logger, folder),
             callbacks=callbacks, default_root_dir=folder, enable_model_summary=False,
-            log_every_n_steps=min(5, micro_batches), enable_checkpointing=False,
+            log_every_n_steps=min(5, micro_batches), enable_checkpointing=False, plugins=[Checkpoints()],
         )  # fmt: skip
     except UserError:
         raise

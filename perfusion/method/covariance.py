@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from perfusion.atomic import whole
+from perfusion.atomic import write_tensors
 from perfusion.errors import UserError, install
 from perfusion.method.fingerprint import tensors_hash
 
@@ -46,7 +45,7 @@ class Covariance:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the file at once or not at all."""
-        _write(Path(path), {"C": self.C}, {"count": str(self.count), "hash": self.hash, "encoder": self.encoder})
+        _write(Path(path), self.C, {"count": str(self.count), "hash": self.hash, "encoder": self.encoder})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Covariance":
@@ -62,15 +61,15 @@ class Covariance:
                 f"{PUBLISHED} for SD 1.5's published one, or null to have it measured."
             )
         try:
-            with safe_open(path, framework="pt") as file:
-                C, metadata = file.get_tensor("C").double(), file.metadata() or {}
-        except SafetensorError as error:
+            C, metadata = _read(Path(path))
+            C, count = C.double(), int(metadata.get("count", 0))
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"covariance.file={path} is not a covariance ({error}); give a file that `perfusion covariance` wrote."
             ) from error
         _check(C, path)
         hash = metadata.get("hash") or tensors_hash([C])
-        return cls(C, int(metadata.get("count", 0)), hash, metadata.get("encoder", ""))
+        return cls(C, count, hash, metadata.get("encoder", ""))
 
     def check_encoder(self, text_encoder, where: str) -> None:
         """Raises UserError where this C is of other encodings than the text encoder's."""
@@ -111,7 +110,7 @@ def published() -> Covariance:
 
 
 def _check(C: Tensor, path) -> None:
-    square = C.dim() == 2 and C.shape[0] == C.shape[1]
+    square = C.dim() == 2 and C.shape[0] == C.shape[1] > 0
     if not square or not torch.isfinite(C).all() or (C - C.T).abs().max() > 1e-6 * C.abs().max():
         raise UserError(
             f"covariance.file={path} holds a {' x '.join(map(str, C.shape))} tensor; a finite, square, symmetric one "
@@ -119,9 +118,30 @@ def _check(C: Tensor, path) -> None:
         )
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    with whole(path) as part:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata)
+def _write(path: Path, C: Tensor, metadata: dict[str, str]) -> None:
+    write_tensors(path, {"C": C}, metadata | {"sum": _sum(C, metadata)})
+
+
+def _read(path: Path) -> tuple[Tensor, dict[str, str]]:
+    """C and the metadata of `_write`. Raises ValueError, with the reason, for anything else; older files have no sum."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if list(file.keys()) != ["C"]:
+                raise ValueError(f"it holds {sorted(file.keys())}, not C alone")
+            C = file.get_tensor("C")
+    except (SafetensorError, TypeError, AttributeError) as error:  # of a kind of number that torch has not
+        raise ValueError(" ".join(str(error).split())) from error
+    expected = metadata.pop("sum", None)
+    if not C.is_floating_point() or expected not in (None, _sum(C, metadata)):
+        raise ValueError("it is damaged: its sum is another")
+    return C, metadata
+
+
+def _sum(C: Tensor, metadata: dict[str, str]) -> str:
+    """A digest of all that a file holds, so that no number changes unseen."""
+    values = C.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(f"{C.dtype} {tuple(C.shape)} {sorted(metadata.items())} ".encode() + values).hexdigest()[:16]
 
 
 def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str, tokenizer) -> Tensor:
@@ -214,7 +234,7 @@ def second_moment(
             bar.update(len(part))
         seen += len(chunk)
         if state:
-            _write(Path(state), {"C": C.cpu()}, {"count": str(count), "seen": str(seen), "digest": digest.hexdigest()})
+            _write(Path(state), C.cpu(), {"count": str(count), "seen": str(seen), "digest": digest.hexdigest()})
     bar.close()
     if not count:
         raise UserError("captions is empty; at least one caption is needed, and about 100,000 for a good C.")
@@ -233,9 +253,11 @@ def _batched(stream: Iterator[str], size: int) -> Iterator[list[str]]:
 
 def _resume(state: Path, stream, digest) -> tuple[Tensor, int, int]:
     """The running sum [d, d], its tokens and its captions; moves `stream` and `digest` past these captions."""
-    with safe_open(state, framework="pt") as file:
-        C, metadata = file.get_tensor("C"), file.metadata()
-    count, seen = int(metadata["count"]), int(metadata["seen"])
+    try:
+        C, metadata = _read(state)
+        count, seen = int(metadata["count"]), int(metadata["seen"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{state} is not the state of a measurement ({error}); delete it to start anew.") from error
     for caption in islice(stream, seen):
         digest.update(f"{caption}\n".encode())
     if digest.hexdigest() != metadata["digest"]:

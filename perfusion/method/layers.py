@@ -6,7 +6,6 @@ denoiser whose cross-attentions are `Attention` modules will do: the UNets, and 
 """
 
 import weakref
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -101,9 +100,10 @@ class WidenedLinear(nn.Module):
 
     def forget(self) -> None:
         """Drop the stored output."""
-        self._seen: Callable[[], Tensor | None] = lambda: None
-        self._key: list | None = None
-        self._output: Tensor | None = None
+        self._kept: tuple | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_kept": None}  # of a copy, or in a file: it belongs to a tensor of this process
 
     def project(self, x: Tensor) -> Tensor:
         """The linear map itself, on [..., d + 2J]."""
@@ -119,7 +119,7 @@ class WidenedLinear(nn.Module):
         width = self.in_features + 2 * len(self.i_star)
         source = x  # what tells one prompt from another
         if (captions := self.captions[0]) is not None:
-            source, x = captions.given, captions.read(x, self.part)
+            source, x = captions.read(x, self.part)
         if x.shape[-1] not in (width, 2 * width):
             raise UserError(
                 f"encodings are {x.shape[-1]} wide, but {len(self.i_star)} concept(s) are loaded, which need "
@@ -136,10 +136,10 @@ class WidenedLinear(nn.Module):
         if self.base is not None and _is_lora(self.base):
             lora = self.base
             key += [lora.disable_adapters, *lora.active_adapters, *lora.merged_adapters, *lora.scaling.items()]
-        if self._seen() is not source or self._key != key:
-            self._output = self.project(self.slice(x, width))
-            self._seen, self._key = weakref.ref(source), key
-        return self._output
+        kept = self._kept  # read and written at once, as several threads may draw
+        if kept is None or kept[0]() is not source or kept[1] != key:
+            self._kept = kept = weakref.ref(source), key, self.project(self.slice(x, width))
+        return kept[2]
 
     def slice(self, x: Tensor, width: int) -> Tensor:
         """The layer's part of the input: V reads the first encoding, K the last (they may be the same)."""

@@ -8,6 +8,7 @@ trained, so removing the hooks restores the encoder exactly, and gradients reach
 import copy
 import difflib
 import re
+import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,13 +61,9 @@ def pieces(tokenizer, super_category: str) -> list[int]:
     ids = tokenizer(super_category, add_special_tokens=False).input_ids
     if len(ids) == 1 and ids[0] not in tokenizer.all_special_ids:
         return ids
-    words = [token[:-4] for token in tokenizer.get_vocab() if token.endswith("</w>") and token[:-4].isalpha()]
-    parts = super_category.lower().split()
-    near = [part for part in reversed(parts) if part in words and len(parts) > 1]
-    near += [w for w in difflib.get_close_matches(super_category.lower(), words, n=5, cutoff=0.4) if w not in near]
     raise UserError(
         f'super_category="{super_category}" is {len(ids)} tokens of the tokenizer, exactly 1 is allowed; '
-        f"the nearest single-token words are: {', '.join(near) or 'none'}."
+        f"the nearest single-token words are: {', '.join(near_words(tokenizer, super_category)) or 'none'}."
     )
 
 
@@ -87,6 +84,18 @@ def at_word(ids: Tensor, word: list[int]) -> Tensor:
     for back, piece in enumerate(reversed(word[:-1]), 1):
         here = here & F.pad(ids[:, :-back] == piece, (back, 0))
     return here
+
+
+def near_words(tokenizer, text: str, most: int = 5) -> list[str]:
+    """The single-token words nearest to `text` in spelling: the word itself first, else those that a phrase holds."""
+    words = [token[:-4] for token in tokenizer.get_vocab() if token.endswith("</w>") and token[:-4].isalpha()]
+    near = [part for part in reversed(text.lower().split()) if part in words]
+    return near + [w for w in difflib.get_close_matches(text.lower(), words, n=most, cutoff=0.4) if w not in near]
+
+
+def written(trigger: str) -> re.Pattern:
+    """Where a prompt holds a trigger as a word: the boundaries of an AddedToken with single_word=True, any case."""
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
 
 
 def add_placeholders(tokenizer, triggers: list[str]):
@@ -142,14 +151,20 @@ class PlaceholderRows:
     """Hooks that give placeholder tokens their learned embeddings; `remove()` takes them out.
 
     rows: {token id: vector [d_tok]}, read at every call, so a Parameter is trained through the frozen text encoder. Of
-    several towers the vector holds the embeddings one after the other.
+    several towers the vector holds the embeddings one after the other; a list has each one's own token ids.
     """
 
-    def __init__(self, text_encoder, rows: dict[int, Tensor]):
-        self._handles, start = [], 0
-        for tower in towers(text_encoder):
+    def __init__(self, text_encoder, rows: dict[int, Tensor] | list[dict[int, Tensor]]):
+        self._handles, start, parts = [], 0, towers(text_encoder)
+        for tower, own in zip(parts, rows if isinstance(rows, list) else [rows] * len(parts), strict=True):
             width = tower.get_input_embeddings().weight.shape[1]
-            self._handles += _install(tower, rows, slice(start, start + width))
+            hooks = _TowerRows(own, slice(start, start + width))
+            self._handles.append(tower.register_forward_pre_hook(hooks.hide, with_kwargs=True))
+            # T5's matrix is looked up by another module than the one it is said to be of.
+            own_matrix = tower.get_input_embeddings()
+            tied = lambda m, weight=own_matrix.weight: isinstance(m, torch.nn.Embedding) and m.weight is weight
+            for lookup in {own_matrix, *filter(tied, tower.modules())}:
+                self._handles.append(lookup.register_forward_hook(hooks.write))
             start += width
 
     def remove(self) -> None:
@@ -157,35 +172,28 @@ class PlaceholderRows:
             handle.remove()
 
 
-def _install(tower, rows: dict[int, Tensor], part: slice) -> list:
-    """The hooks on one text encoder, which reads `part` of every row; their handles."""
-    seen = [None]  # the ids of the call under way
+class _TowerRows:
+    """The hooks on one text encoder, which reads `part` of every row. A class, so that they are copied and pickled with it."""
 
-    def hide(module, args, kwargs):
+    def __init__(self, rows: dict[int, Tensor], part: slice):
+        self.rows, self.part, self.seen = rows, part, {}
+
+    def hide(self, module, args, kwargs):
         # The ids lie beyond the matrix: look up any row in their place, `write` replaces what comes out. They are hidden
         # from the whole encoder: one that pools at its largest id (SDXL's second) would take a placeholder for the end.
         ids = args[0] if args else kwargs["input_ids"]
-        seen[0] = ids
-        hidden = ids.masked_fill(torch.isin(ids, torch.tensor(list(rows), device=ids.device)), 0)
+        self.seen[threading.get_ident()] = ids  # of the call under way, in each thread that draws
+        hidden = ids.masked_fill(torch.isin(ids, torch.tensor(list(self.rows), device=ids.device)), 0)
         return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"input_ids": hidden})
 
-    def write(module, args, output):
-        ids = seen[0]
-        for token_id in rows.keys() & set(ids.unique().tolist()):  # of many concepts a prompt holds few
+    def write(self, module, args, output):
+        ids = self.seen.pop(threading.get_ident())
+        scale = getattr(module, "scalar_embed_scale", 1)  # Gemma's looks a row up and multiplies it
+        for token_id in self.rows.keys() & set(ids.unique().tolist()):  # of many concepts a prompt holds few
             # The ids' own device may be another than the encoder's, under CPU offload.
             here = (ids == token_id).to(output.device)[..., None]
-            output = torch.where(here, rows[token_id][part].to(output) * scale, output)
+            output = torch.where(here, self.rows[token_id][self.part].to(output) * scale, output)
         return output
-
-    embedding = tower.get_input_embeddings()
-    scale = getattr(embedding, "scalar_embed_scale", 1)  # Gemma's looks a row up and multiplies it
-    # T5's matrix is looked up by another module than the one it is said to be of.
-    tied = lambda m: isinstance(m, torch.nn.Embedding) and m.weight is embedding.weight
-    lookups = {embedding, *filter(tied, tower.modules())}
-    return [
-        tower.register_forward_pre_hook(hide, with_kwargs=True),
-        *(lookup.register_forward_hook(write) for lookup in lookups),
-    ]
 
 
 @contextmanager
@@ -199,17 +207,20 @@ def placeholder_rows(text_encoder, rows: dict[int, Tensor] | None):
             hooks.remove()
 
 
-def tokenize(tokenizer, prompts: list[str], text_encoder=None) -> Tensor:
+def tokenize(tokenizer, prompts: list[str], text_encoder=None, words: dict[str, int] | None = None) -> Tensor:
     """Token ids [B, T], padded and cut to the limit as diffusers does; warns where a prompt is cut.
 
-    text_encoder: needed where it prepares prompts itself (text_encoders.Captioned).
+    text_encoder: needed where it prepares prompts itself (text_encoders.Captioned). words: {placeholder: token id}: the
+    warning names those of them that no part of the prompt is left of.
     """
     limit = getattr(text_encoder, "limit", tokenizer.model_max_length)
     for prompt, ids in zip(prompts, tokenizer(prompts, truncation=False, verbose=False).input_ids):
         if len(ids) > limit:
+            lost = [word for word, i in (words or {}).items() if i in ids and i not in ids[: limit - 1]]
+            without = f", {' and '.join(lost)} among them, without which it is drawn" if lost else ""
             warnings.warn(
                 f'prompt "{prompt}" has {len(ids)} tokens, the text encoder takes {limit}: '
-                f"the last {len(ids) - limit} before the end are ignored; shorten it.",
+                f"the last {len(ids) - limit} before the end are ignored{without}; shorten it.",
                 stacklevel=2,
             )
     if hasattr(text_encoder, "tokenize"):
@@ -270,9 +281,8 @@ def twin_prompts(prompts: list[str], super_categories: dict[str, str], spaced: b
     spaced: words apart from what follows, as a placeholder is; for a tokenizer that `drops_spaces`.
     """
     for trigger, super_category in super_categories.items():
-        # The boundaries of an AddedToken with single_word=True: no word character on either side.
-        pattern = rf"(?<!\w){re.escape(trigger)}(?!\w)"
-        prompts = [re.sub(pattern, lambda _, word=super_category: f" {word} " if spaced else word, p, flags=re.IGNORECASE) for p in prompts]
+        pattern = written(trigger)
+        prompts = [pattern.sub(lambda _, word=super_category: f" {word} " if spaced else word, p) for p in prompts]
     return prompts
 
 

@@ -86,11 +86,11 @@ def test_keys_are_locked_and_outputs_are_kept():
         torch.testing.assert_close(o, to_k(e) - to_k.bias)  # the bias is the layer's and not the concept's
     layers, x = widen(model, *targets(model, 1)).layers, torch.randn(2, 6, 2 * 42)
     run(model, x)
-    kept = [layer._output for _, layer in layers]
+    kept = [layer._kept[2] for _, layer in layers]
     run(model, x)
-    assert all(a is layer._output for a, (_, layer) in zip(kept, layers, strict=True))
+    assert all(a is layer._kept[2] for a, (_, layer) in zip(kept, layers, strict=True))
     run(model, x.clone())
-    assert not any(a is layer._output for a, (_, layer) in zip(kept, layers, strict=True))
+    assert not any(a is layer._kept[2] for a, (_, layer) in zip(kept, layers, strict=True))
 
 
 @torch.no_grad()
@@ -103,7 +103,7 @@ def test_keys_read_the_second_part_through_the_same_projection():
     for name, x in {"one": one, "two": two, "both": torch.cat([one, two], -1)}.items():
         widened = widen(model, *given)
         run(model, x)
-        seen[name] = {(n, layer.part): layer._output for n, layer in widened.layers}
+        seen[name] = {(n, layer.part): layer._kept[2] for n, layer in widened.layers}
         widened.restore()
     for (layer, part), output in seen["both"].items():
         assert torch.equal(output, seen["one" if part == "v" else "two"][layer, part])
