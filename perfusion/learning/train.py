@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 import pytorch_lightning as pl
 import torch
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
@@ -28,6 +28,7 @@ from perfusion.learning.selection import Selection
 from perfusion.method.attention import look
 from perfusion.method.concept import Concept
 from perfusion.method.covariance import Covariance
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import inverse_metric
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.pipeline import load_concepts
@@ -126,7 +127,9 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     pipe = load_pipeline(cfg.model, device)
     positions = (cfg.model.resolution // pipe.vae_scale_factor) ** 2
     if pipe.device.type == "cpu" and not cfg.model.get("attention") and positions <= SMALL:
-        pipe.unet.set_attn_processor(AttnProcessor())  # the fused kernel's backward is slower than plain products there
+        for layer in denoiser_of(pipe).modules():  # the fused kernel's backward is slower than plain products there
+            if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0:
+                layer.set_processor(AttnProcessor())
     # Frozen from here on, so remembered: load_concepts asks for it at every selection.
     pipe._perfusion_base_hash = hash_of(pipe)
     C = covariance(pipe, cfg.model, **cfg.covariance)
