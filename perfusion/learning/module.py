@@ -91,10 +91,14 @@ class PerfusionModule(pl.LightningModule):
         o_star_k = dict(zip(self.layers, self.o_star_k)) if self._locked is None else self._locked
         self.widened = widen(self.pipe.unet, self.i_star[None], dict(zip(self.layers, self.o_star_v)), o_star_k)
 
+    def detach(self) -> None:
+        """Give the pipeline its own layers back."""
+        self.widened.restore()
+
     @contextmanager
     def detached(self):
         """The pipeline as it came, for as long as a with-block: to draw through the road users take."""
-        self.widened.restore()
+        self.detach()
         try:
             yield self.pipe
         finally:
@@ -141,9 +145,9 @@ class PerfusionModule(pl.LightningModule):
         both = torch.cat([gated, gated], -1)  # V's part, then K's
         with self.widened.i_star_as(i_star[None]) if self.i_star_gradient else nullcontext():
             predicted = self.pipe.unet(noisy, t, both, added_cond_kwargs=self.conditions(pooled)).sample.float()
-        loss = _masked(mask, (predicted - target).square())
+        loss = masked_error(mask, (predicted - target).square())
         if self.masked_prior:
-            loss = loss + _masked(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
+            loss = loss + masked_error(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
         if not torch.isfinite(loss):
             raise UserError(
                 f"training stopped: the loss is {loss.item()} at step {self.global_step}; "
@@ -192,7 +196,7 @@ class PerfusionModule(pl.LightningModule):
         return torch.optim.AdamW(groups, weight_decay=0.0)
 
 
-def _masked(mask: Tensor, error: Tensor) -> Tensor:
+def masked_error(mask: Tensor, error: Tensor) -> Tensor:
     """Per image sum(mask err) / sum(mask), err averaged over channels; mean over images. error [B, C, h, w]."""
     error = error.mean(1, keepdim=True)
     return ((mask * error).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)).mean()

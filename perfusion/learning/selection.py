@@ -1,5 +1,6 @@
 """Which step to keep: every few steps draw the prompts, score them, keep the best concept (method.md 4, stopping)."""
 
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -7,15 +8,14 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
-from perfusion.learning.module import PerfusionModule
-from perfusion.method.pipeline import load_concepts
+from perfusion.learning.methods import put_on, word_of
 from perfusion.method.sampling import Sampling, draw
 from perfusion.plots import contact_sheet
 from perfusion.scorers import ClipScorer
 
 
 class Selection(pl.Callback):
-    """Draws through load_concepts, the road users take; from cfg.start on writes the concept file whenever the score improves.
+    """Draws through put_on, the road users take; from cfg.start on writes the concept file whenever the score improves.
 
     Score: harmonic mean of the raw CLIP cosines, picture with real pictures and picture with its text, means over the
     prompts; the concept's word is replaced by the super-category's for the text.
@@ -34,8 +34,13 @@ class Selection(pl.Callback):
         self.real = scorer.images(real)
         self.best, self.history = float("-inf"), []
         self.drawn: list[tuple[str, Image.Image]] = []  # the last step's prompts and pictures
+        self.seconds = 0.0  # of training, without what is drawn here
 
-    def on_train_batch_end(self, trainer, module: PerfusionModule, outputs, batch, batch_idx) -> None:
+    def on_train_start(self, trainer, module) -> None:
+        self.seconds += getattr(module, "setup_seconds", 0.0) if not self.history else 0.0
+        self.going_on = time.perf_counter()
+
+    def on_train_batch_end(self, trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         step = trainer.global_step
         # Not at step 0, which is where the first of several accumulated micro-batches ends.
         due = step > 0 and step % self.cfg.every == 0 if self.cfg.every else step == trainer.max_steps
@@ -43,23 +48,25 @@ class Selection(pl.Callback):
             return
         if not due or (self.history and self.history[-1]["step"] == step):
             return
+        self.seconds += time.perf_counter() - self.going_on
         concept = module.concept(**self.metadata)
         scores = self.score(module, concept) if self.cfg.every else {"step": step, "score": 0.0}
-        self.history.append(scores)
+        self.history.append(scores | {"seconds": round(self.seconds, 2)})
         late = [s["score"] for s in self.history if s["step"] >= min(self.cfg.start, trainer.max_steps)]
         if late and scores["score"] > self.best:
             self.best = scores["score"]
             concept.save(self.path)
         if late and self.cfg.patience and len(late) - 1 - late.index(max(late)) >= self.cfg.patience:
             trainer.should_stop = True
+        self.going_on = time.perf_counter()
 
     @torch.no_grad()
-    def score(self, module: PerfusionModule, concept) -> dict:
+    def score(self, module: pl.LightningModule, concept) -> dict:
         prompts = list(self.cfg.prompts)
         with module.detached() as pipe:
-            handle = load_concepts(pipe, {module.trigger: concept})
+            handle = put_on(pipe, concept)
             seeds = [self.cfg.seed + i for i in range(len(prompts))]
-            named = [p.format(module.trigger) for p in prompts]
+            named = [p.format(word_of(concept)) for p in prompts]
             with module.trainer.precision_plugin.forward_context():
                 drawn = draw(pipe, named, seeds, self.sampling)
             handle.unload()
@@ -84,9 +91,9 @@ class Selection(pl.Callback):
             if self.best > float("-inf")
             else None
         )
-        return {"best": self.best, "history": self.history, "file": kept}
+        return {"best": self.best, "history": self.history, "file": kept, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best, self.history = state["best"], state["history"]
+        self.best, self.history, self.seconds = state["best"], state["history"], state["seconds"]
         if state["file"] is not None:
             self.path.write_bytes(bytes(state["file"].tolist()))
