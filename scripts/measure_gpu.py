@@ -1,7 +1,7 @@
 """What a GPU makes of it: is it right in half precision, how long, how much memory; random weights at SD 1.5's and SDXL's shapes.
 
 python scripts/measure_gpu.py                 # every section, about 5 minutes on one H100; writes results/gpu.json
-python scripts/measure_gpu.py training memory # these sections alone, into the same file
+python scripts/measure_gpu.py drawing_sd15 memory_sd15   # these sections alone, into the same file
 python scripts/measure_gpu.py --tiny          # tiny shapes, on a CPU too, to try the script
 
 Each section's result is written as soon as it is there, its error in its place where it failed (the exit code is then 1). No
@@ -17,6 +17,7 @@ import tempfile
 import time
 import traceback
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -73,14 +74,23 @@ def median_ms(call, rounds: int = 10, warm_up: int = 3) -> float:
     return round(1000 * statistics.median(times[warm_up:]), 3)
 
 
+BASES = {}  # the last one, as a section follows others of its kind
+
+
 def base(kind: str, dtype: torch.dtype):
-    """The pipeline with random weights, made on the device itself."""
-    with torch.device(DEVICE):
-        pipe = {"sd15": random_pipeline, "sdxl": random_sdxl}[kind](OPTIONS.tiny)
-    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)  # its tables belong on the CPU
-    pipe.set_progress_bar_config(disable=True)
-    pipe._perfusion_base_hash = "random"
-    return pipe.to(dtype)
+    """The pipeline with random weights, made on the device itself; what a section puts on it, it takes off."""
+    if kind not in BASES:
+        BASES.clear()
+        clear()
+        with torch.device(DEVICE):
+            pipe = {"sd15": random_pipeline, "sdxl": random_sdxl}[kind](OPTIONS.tiny)
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)  # its tables belong on the CPU
+        pipe.set_progress_bar_config(disable=True)
+        pipe._perfusion_base_hash = "random"
+        BASES[kind] = pipe
+    pipe = BASES[kind].to(dtype)
+    clear()
+    return pipe
 
 
 def side(kind: str) -> int:
@@ -146,31 +156,27 @@ def edit_precision() -> dict:
     return found | {"unit": "share of the largest output"}
 
 
-def unload_and_two_concepts() -> dict:
-    """On both shapes in float16 and bfloat16: loading changes a step, unloading restores it to the last bit, two differ from one."""
+def unload(kind: str) -> dict:
+    """In float16 and bfloat16: loading changes a step, unloading restores it to the last bit, two concepts differ from one."""
     found = {}
-    for kind in ("sd15", "sdxl"):
-        for dtype in (torch.float16, torch.bfloat16):
-            pipe = base(kind, dtype)
-            both = "a c0* next to a c1*"
-            before, other = one_step(pipe, kind, both)(), one_step(pipe, kind, "a cat")()
-            concepts = random_concepts(pipe, 2)
-            handle = load_concepts(pipe, concepts)
-            two = one_step(pipe, kind, both)()
-            untouched = torch.equal(one_step(pipe, kind, "a cat")(), other)
-            handle.unload()
-            handle = load_concepts(pipe, {"c0*": concepts["c0*"]})
-            one = one_step(pipe, kind, both)()
-            handle.unload()
-            found[f"{kind} {str(dtype).removeprefix('torch.')}"] = {
-                "finite": bool(torch.isfinite(two).all()),
-                "two_concepts_change_the_step": not torch.equal(two, before),
-                "two_differ_from_one": not torch.equal(two, one),
-                "a_prompt_without_them_is_the_base_model's": untouched,
-                "unload_is_exact": torch.equal(one_step(pipe, kind, both)(), before),
-            }
-            del pipe, handle
-            clear()
+    for dtype in (torch.float16, torch.bfloat16):
+        pipe, both = base(kind, dtype), "a c0* next to a c1*"
+        before, other = one_step(pipe, kind, both)(), one_step(pipe, kind, "a cat")()
+        concepts = random_concepts(pipe, 2)
+        handle = load_concepts(pipe, concepts)
+        two = one_step(pipe, kind, both)()
+        untouched = torch.equal(one_step(pipe, kind, "a cat")(), other)
+        handle.unload()
+        handle = load_concepts(pipe, {"c0*": concepts["c0*"]})
+        one = one_step(pipe, kind, both)()
+        handle.unload()
+        found[str(dtype).removeprefix("torch.")] = {
+            "finite": bool(torch.isfinite(two).all()),
+            "two_concepts_change_the_step": not torch.equal(two, before),
+            "two_differ_from_one": not torch.equal(two, one),
+            "a_prompt_without_them_is_the_base_model's": untouched,
+            "unload_is_exact": torch.equal(one_step(pipe, kind, both)(), before),
+        }
     return found
 
 
@@ -242,35 +248,29 @@ def emojiland_job() -> dict:
         "mean": round(float(gap.mean()), 4), "largest": float(gap.max()), "unit": "levels of 255"}}  # fmt: skip
 
 
-def drawing() -> dict:
+def drawing(kind: str) -> dict:
     """A drawing step (one unet call, guidance, float16) with concepts over the stock pipeline's, and loading them."""
-    found = {}
-    for kind in ("sd15", "sdxl"):
-        pipe = base(kind, torch.float16)
+    pipe = base(kind, torch.float16)
+    stock = median_ms(one_step(pipe, kind, PROMPT))
+    found = {"px": side(kind), "stock_ms": stock, "peak_mib": peak_mib()}
+    for count in (1, 16, 20 if OPTIONS.tiny else 1000):
+        concepts = random_concepts(pipe, count)
         clear()
-        stock = median_ms(one_step(pipe, kind, PROMPT))
-        rows = {"stock_ms": stock, "peak_mib": peak_mib()}
-        for count in (1, 16, 20 if OPTIONS.tiny else 1000):
-            concepts = random_concepts(pipe, count)
-            clear()
-            started = time.perf_counter()
-            handle = load_concepts(pipe, concepts)
-            wait()
-            loaded = time.perf_counter() - started
-            ms = median_ms(one_step(pipe, kind, PROMPT))
-            rows[f"concepts_{count}"] = {"ms": ms, "over_stock": round(ms / stock, 4), "load_s": round(loaded, 3),
-                                         "peak_mib": peak_mib()}  # fmt: skip
-            handle.unload()
-        rows["stock_again_ms"] = median_ms(one_step(pipe, kind, PROMPT))
-        found[f"{kind}, {side(kind)} px"] = rows
-        del pipe, handle
-        clear()
-    return found
+        started = time.perf_counter()
+        handle = load_concepts(pipe, concepts)
+        wait()
+        loaded = time.perf_counter() - started
+        ms = median_ms(one_step(pipe, kind, PROMPT))
+        found[f"concepts_{count}"] = {"ms": ms, "over_stock": round(ms / stock, 4), "load_s": round(loaded, 3),
+                                      "peak_mib": peak_mib()}  # fmt: skip
+        handle.unload()
+    return found | {"stock_again_ms": median_ms(one_step(pipe, kind, PROMPT))}
 
 
-def compiled() -> dict:
+def compiled_sd15() -> dict:
     """The same on SD 1.5 under torch.compile: stock, then one concept."""
     pipe, found = base("sd15", torch.float16), {}
+    BASES.clear()
     pipe.unet = torch.compile(pipe.unet)
     for name, count in (("stock", 0), ("concepts_1", 1)):
         handle = load_concepts(pipe, random_concepts(pipe, count)) if count else None
@@ -319,34 +319,29 @@ def modules(pipe, data: Latents, batch: int):
         yield name, lambda name=name: baseline(name)
 
 
-def training() -> dict:
+def training(kind: str) -> dict:
     """A training step of every method, batch 4 (Custom Diffusion's with 4 more regularisation pictures), bfloat16 weights and
     mixed precision, gradient checkpointing; float32 trained numbers. 400 steps are of an effective batch of 16."""
-    found = {}
-    for kind in ("sd15", "sdxl"):
-        pipe, batch, rows = base(kind, torch.bfloat16), 4, {}
-        pipe.unet.enable_gradient_checkpointing()
-        cells = side(kind) // 8
-        g = torch.Generator().manual_seed(0)
-        data = Latents(torch.randn(5, 4, cells, cells, generator=g), torch.ones(5, 1, cells, cells), side(kind))
-        for name, make in modules(pipe, data, batch):
-            clear()
-            module, clock = make(), Clock()
-            trainer = pl.Trainer(
-                max_steps=8, accelerator="gpu" if GPU else "cpu", devices=1, precision="bf16-mixed", callbacks=[clock], logger=False,
-                enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            )  # fmt: skip
-            trainer.fit(module, range(8))
-            step = statistics.median(clock.times[3:])
-            rows[name] = {
-                "ms": round(1000 * step, 1), "minutes_of_400_steps": round(step * 400 * 16 / batch / 60, 2), "peak_mib": peak_mib(),
-                "trained_numbers": sum(p.numel() for p in module.parameters()),
-            }  # fmt: skip
-            module.detach()
-            del module, trainer
-        found[f"{kind}, {side(kind)} px"] = rows
-        del pipe, make
+    pipe, batch, steps = base(kind, torch.bfloat16), 4, 7
+    found, cells, g = {"px": side(kind)}, side(kind) // 8, torch.Generator().manual_seed(0)
+    data = Latents(torch.randn(5, 4, cells, cells, generator=g), torch.ones(5, 1, cells, cells), side(kind))
+    pipe.unet.enable_gradient_checkpointing()
+    for name, make in modules(pipe, data, batch):
         clear()
+        module, clock = make(), Clock()
+        trainer = pl.Trainer(
+            max_steps=steps, accelerator="gpu" if GPU else "cpu", devices=1, precision="bf16-mixed", callbacks=[clock],
+            logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, range(steps))
+        step = statistics.median(clock.times[2:])
+        found[name] = {
+            "ms": round(1000 * step, 1), "minutes_of_400_steps": round(step * 400 * 16 / batch / 60, 2), "peak_mib": peak_mib(),
+            "trained_numbers": sum(p.numel() for p in module.parameters()),
+        }  # fmt: skip
+        module.detach()
+        del module, trainer
+    pipe.unet.disable_gradient_checkpointing()
     return found
 
 
@@ -363,14 +358,13 @@ def at_most(gib: float):
         torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def memory() -> dict:
+def memory(kind: str) -> dict:
     """perfusion train itself, two steps of the presets for small cards, in the memory that they are for."""
     found = {}
-    for preset, kind, gib in (("gpu_8gb", "sd15", 8), ("gpu_24gb", "sd15", 24), ("gpu_24gb", "sdxl", 24)):
-        with tempfile.TemporaryDirectory() as folder:
-            pipe = base(kind, torch.float16)
-            pipe.save_pretrained(f"{folder}/pipe")
-            del pipe
+    with tempfile.TemporaryDirectory() as folder:
+        base(kind, torch.float16).save_pretrained(f"{folder}/pipe")
+        BASES.clear()
+        for preset, gib in (("gpu_8gb", 8), ("gpu_24gb", 24)) if kind == "sd15" else (("gpu_24gb", 24),):
             clear()
             here = [f"trainer={preset}"] if GPU else ["trainer=cpu", "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
             tiny = ["model.resolution=64", "batch_size=1"] if OPTIONS.tiny else []
@@ -382,19 +376,21 @@ def memory() -> dict:
             row = {"allowed_gib": gib if GPU else None}
             with at_most(gib):
                 try:
-                    (Path(folder) / "run").mkdir()
+                    (Path(folder) / preset).mkdir()
                     started = time.perf_counter()
-                    train(cfg, Path(folder) / "run")
+                    train(cfg, Path(folder) / preset)
                     row |= {"fits": True, "seconds_of_two_steps_and_setup": round(time.perf_counter() - started, 1)}
                 except torch.cuda.OutOfMemoryError as error:
                     row |= {"fits": False, "error": str(error).splitlines()[0][:200]}
-            found[f"{kind} {preset}"] = row | {"peak_mib": peak_mib()}
-            clear()
+            found[preset] = row | {"peak_mib": peak_mib()}
+    clear()
     return found
 
 
-SECTIONS = {f.__name__: f for f in (
-    edit_precision, unload_and_two_concepts, learning, emojiland_job, drawing, training, memory, compiled)}  # fmt: skip
+OF_A_KIND = [unload, drawing, training, memory]
+SECTIONS = {"edit_precision": edit_precision, "learning": learning}
+SECTIONS |= {f"{f.__name__}_sd15": partial(f, "sd15") for f in OF_A_KIND} | {"emojiland_job": emojiland_job}
+SECTIONS |= {f"{f.__name__}_sdxl": partial(f, "sdxl") for f in OF_A_KIND} | {"compiled_sd15": compiled_sd15}
 
 
 def main() -> int:
@@ -415,7 +411,7 @@ def main() -> int:
         except Exception as error:  # the other sections are still to be had
             traceback.print_exc()
             result[name], failed = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}, True
-        result[name]["seconds"] = round(time.perf_counter() - began, 1)
+        result[name]["took_seconds"] = round(time.perf_counter() - began, 1)
         write_json(path, result)
         print(f"{time.perf_counter() - started:5.0f} s  {name}: {json.dumps(result[name])[:600]}", flush=True)
     write_json(path, result)

@@ -42,15 +42,19 @@ pack() { # what there is by now, each file whole or not at all
   mv "$part"/* "$OUT/" && rmdir "$part"
 }
 
+told() { # the last line of a log, and how far a training came
+  tr '\r' '\n' <"$WORK/logs/$1.log" | awk '/: step [0-9]+ of/ { sub(/, checkpoint.*/, ""); step = $0 "; " } NF { last = $0 } END { print step last }'
+}
+
 stage() { # stage NAME SECONDS COMMAND...: in $WORK/logs/NAME.log; one line at its end; not again once it is done
   local name=$1 limit=$2 began=$SECONDS
   shift 2
   [ -e "$WORK/done/$name" ] && { say "$name: done before"; return 0; }
   if timeout --signal=INT --kill-after=20 "$limit" "$@" >"$WORK/logs/$name.log" 2>&1; then
     touch "$WORK/done/$name"
-    say "$name: $((SECONDS - began)) s; $(tr '\r' '\n' <"$WORK/logs/$name.log" | grep -v '^ *$' | tail -n 1)"
+    say "$name: $((SECONDS - began)) s; $(told "$name")"
   else
-    say "$name: FAILED after $((SECONDS - began)) s; $(tr '\r' '\n' <"$WORK/logs/$name.log" | grep -v '^ *$' | tail -n 1)"
+    say "$name: FAILED after $((SECONDS - began)) s; $(told "$name")"
     return 1
   fi
 }

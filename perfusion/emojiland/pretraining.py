@@ -114,4 +114,5 @@ def fit(module: Pretraining, name: str) -> None:
     last = folder / "last.ckpt"
     trainer.fit(module, range(cfg.steps), ckpt_path=last if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
-    print(f"{name}: step {trainer.global_step} of {cfg.steps}, checkpoint {last}")
+    done = trainer.global_step
+    print(f"{name}: step {done} of {cfg.steps}, {done * cfg.batch} pictures, checkpoint {last}")

@@ -94,6 +94,6 @@ class Selection(pl.Callback):
         return {"best": self.best, "history": self.history, "file": kept, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best, self.history, self.seconds = state["best"], state["history"], state["seconds"]
+        self.best, self.history, self.seconds = state["best"], state["history"], state.get("seconds", 0.0)
         if state["file"] is not None:
             self.path.write_bytes(bytes(state["file"].tolist()))
