@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 # The ablations' sweeps, joined: half an hour an arm on two cores; stopped, they go on where they were.
 ABLATIONS := one_shot key_locking zero_shot_mask sigmoid_bias sigmoid_temperature lock_type \
   masked_prior i_star_gradient covariance_tokens shrinkage
-CONCEPTS := cat,clock,dog,fish,guitar,house,mushroom,robot,teapot,teddy
+CONCEPTS := backpack,cake,cat,dog,fox,ghost,gift,guitar,house,mushroom,owl,robot,snowman,teapot,teddy,television
 ablations: $(VENV)/.installed
 	for e in $(ABLATIONS); do \
 	  $(VENV)/bin/perfusion train -m +experiment=$$e concept=$(CONCEPTS) seed=0,1,2 evaluation.split=final && \
@@ -37,18 +37,13 @@ figures: ablations
 tour: $(VENV)/.installed
 	$(VENV)/bin/jupyter-execute --inplace notebooks/tour.ipynb
 
-# Drawing the scenes once, then each model; every step shows its progress and goes on where it was stopped. The UNet's second
-# and third sittings start from the one before, and look at objects more than at places.
-PERFUSION_ASSETS ?= perfusion/assets
-SHARPER := start=$(PERFUSION_ASSETS)/emojiland/pipeline/unet lr=5e-4 cooldown=.6 background=.35 ema=.998
+# Drawing the scenes once, then each model; every step shows its progress and goes on where it was stopped.
 emojiland: $(VENV)/.installed
-	@echo "Two cores need about 4 minutes for the scenes, 30 for the VAE, 10 for the text encoder, 2-6 hours for the UNet,"
-	@echo "1-2 hours for the segmenter, 15 minutes for the scorer, 25 for the reader. Stop at any time; make emojiland goes on."
+	@echo "Two cores need about 4 minutes for the scenes, 30 for the VAE, 5 for the text encoder, 6-12 hours for the UNet,"
+	@echo "an hour for the segmenter, 10 minutes each for the scorer and the reader. Stop at any time; make emojiland goes on."
 	$(PY) scripts/pretrain_vae.py
 	$(PY) scripts/pretrain_text.py
 	$(PY) scripts/pretrain_unet.py
-	$(PY) scripts/pretrain_unet.py $(SHARPER) name=unet_2 steps=2200
-	$(PY) scripts/pretrain_unet.py $(SHARPER) name=unet_3 steps=2500 twos=2 seed=1
 	$(PY) scripts/pretrain_segmenter.py
 	$(PY) scripts/pretrain_judge.py
 	$(PY) scripts/pretrain_reader.py

@@ -19,7 +19,7 @@ from perfusion.method.text import encode, single_token, super_encoding
 from perfusion.method.text_encoders import text_encoder_of
 from perfusion.atomic import whole, write_json
 
-FIGURE_WORDS = 8  # class words in the heat map
+FIGURE_WORDS = 4  # class words in the heat map
 
 
 @torch.no_grad()
@@ -80,7 +80,7 @@ def draw(cfg: DictConfig, rows: dict, special: tuple[str, str]) -> None:
     """A heat map a class word: contexts down, words across, r as colour and number; the class word framed."""
     words = list(rows)[:FIGURE_WORDS]
     width = max(names.index(special[1]) for word in words for names, _, _ in rows[word])
-    figure, axes = plt.subplots(2, -(-len(words) // 2), figsize=(5.6 * -(-len(words) // 2), 12), layout="constrained")
+    figure, axes = plt.subplots(2, -(-len(words) // 2), figsize=(7 * -(-len(words) // 2), 13), layout="constrained")
     for axis, word in zip(axes.flat, words):
         heat = torch.full((len(rows[word]), width), torch.nan)
         for y, (names, r, at) in enumerate(rows[word]):
@@ -88,7 +88,7 @@ def draw(cfg: DictConfig, rows: dict, special: tuple[str, str]) -> None:
             heat[y, : end - 1] = torch.tensor(r[1:end])
             for x in range(1, end):
                 dark = r[x] < 0.6
-                axis.text(x - 1, y, f"{names[x]}\n{r[x]:.2f}", ha="center", va="center", fontsize=4.6, color="white" if dark else "black")
+                axis.text(x - 1, y, f"{names[x]}\n{r[x]:.2f}", ha="center", va="center", fontsize=6, color="white" if dark else "black")
             axis.add_patch(plt.Rectangle((at - 1.5, y - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=1.2))
         shown = axis.imshow(heat, cmap="cividis", vmin=0, vmax=1, aspect="auto")
         axis.set_title(word, fontsize=10)

@@ -19,7 +19,7 @@ PYTHON=${PYTHON:-python3} SCALE=${SCALE:-1} TOTAL=${TOTAL:-540} SCENES=${SCENES:
 FEWER=$((SCENES * 3 / 10)) # scenes of the judges, on which held-out drawings are too
 VAE=${VAE:-"batch=256 lr=2e-3"}
 TEXT=${TEXT:-"batch=768"}
-UNET=${UNET:-"batch=768 lr=1.5e-3 cooldown=.7 ema=.998 background=.5"}
+UNET=${UNET:-"batch=768 lr=1.5e-3 cooldown=.6 ema=.998"}
 SCORER=${SCORER:-"batch=512 lr=2e-3"}
 SEGMENTER=${SEGMENTER:-"batch=256 lr=2e-3"}
 READER=${READER:-"batch=512 lr=2e-3"}

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import hydra
-import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
@@ -58,7 +57,10 @@ class SegmenterPretraining(Pretraining):
         self.scenes = scenes
         self.words = list(CLASSES)
         self.ids = tokenizer(self.words, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
-        self.model = build(cfg, tokenizer, scenes.images.shape[1])
+        if cfg.start:
+            self.model = CLIPSegForImageSegmentation.from_pretrained(cfg.start, dtype=torch.float32).train()
+        else:
+            self.model = build(cfg, tokenizer, scenes.images.shape[1])
 
     def loss(self, rows):
         # One in five is asked of a class that is not there: the mask is then empty.
@@ -71,7 +73,10 @@ class SegmenterPretraining(Pretraining):
         masks = self.take(self.scenes.masks, rows).float().div(255)
         masks = masks * ~absent[:, None, None].to(self.device)
         ids = self.ids[[self.words.index(name) for name in names]].to(self.device)
-        logits = self.model(input_ids=ids, pixel_values=pixels(self.take(self.scenes.images, rows))).logits.float()
+        x = pixels(self.take(self.scenes.images, rows))
+        if torch.rand(()) < 0.5:  # scenes are never mirrored, the views that masks.segment averages are
+            x, masks = x.flip(-1), masks.flip(-1)
+        logits = self.model(input_ids=ids, pixel_values=x).logits.float()
         p = logits.sigmoid()
         overlap = 2 * (p * masks).sum((1, 2)) + 1
         dice = 1 - overlap / (p.sum((1, 2)) + masks.sum((1, 2)) + 1)

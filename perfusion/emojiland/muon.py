@@ -44,7 +44,9 @@ class MuonAdamW(torch.optim.AdamW):
             for (m, n), parameters in by_shape.items():
                 directions = []
                 for p in parameters:
-                    momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                    if not self.state[p]:  # Adam's loading looks for a step in every state
+                        self.state[p] |= {"step": torch.tensor(0.0), "momentum": torch.zeros_like(p)}
+                    momentum = self.state[p]["momentum"]
                     momentum.lerp_(p.grad, 1 - MOMENTUM)
                     directions.append(p.grad.lerp(momentum, MOMENTUM).reshape(m, n))
                     p.grad = None  # AdamW passes it by

@@ -29,7 +29,7 @@ OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an expe
 NOT_KEYED = ("logger", "concept_file", "resume", "picture", "attention")  # what no result depends on
 NOT_TRAINED = ("evaluation", *NOT_KEYED)  # what training's does not
 TRAININGS = "trainings"
-COMMITTED = "concept=cat,clock,dog,fish,guitar,house,mushroom,robot,teapot,teddy seed=0,1,2 evaluation.split=final"
+COMMITTED = "concept=backpack,cake,cat,dog,fox,ghost,gift,guitar,house,mushroom,owl,robot,snowman,teapot,teddy,television seed=0,1,2 evaluation.split=final"
 
 
 def made_by(experiment: str) -> str:

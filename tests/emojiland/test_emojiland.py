@@ -5,17 +5,19 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from perfusion.emojiland.cache import SceneCache
+from perfusion.emojiland import scenes
+from perfusion.emojiland.cache import SceneCache, world
 from perfusion.emojiland.captions import captions
 from perfusion.emojiland.pretraining import Pretraining
-from perfusion.emojiland.scenes import Facts, draw, sample_facts, scene
+from perfusion.emojiland.scenes import Facts, describe, draw, sample_facts, scene
 from perfusion.emojiland.sprites import artists_of, drawings, sprites
-from perfusion.emojiland.vocabulary import ACCESSORIES, CLASSES, COLORS, FINAL, HELD_OUT, PLACES
+from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, CLASSES, COLORS, FINAL, HELD_OUT, LEFT_OUT, MIRRORED, PLACES
 
 
 def test_size_of_the_world():
-    assert len(CLASSES) >= 30 and len(PLACES) >= 9 and len(ACCESSORIES) >= 3 and len(HELD_OUT) >= 12 and len(FINAL) == 5
-    assert all(3 <= len(artists_of(name, True)) <= 6 for name in CLASSES)
+    assert len(CLASSES) == 32 and len(PLACES) >= 9 and len(ACCESSORIES) >= 3 and len(HELD_OUT) == 16 and len(FINAL) == 8
+    assert all(4 <= len(artists_of(name, True)) <= 6 for name in CLASSES)
+    assert not LEFT_OUT & set(sprites()) and MIRRORED <= set(sprites())
     assert all((name, artist) in sprites() for name, artist in HELD_OUT.items())
     assert all(len(artists_of(name, False)) == len(artists_of(name, True)) - 1 for name in HELD_OUT)
 
@@ -48,9 +50,36 @@ def test_caption_says_the_facts():
         assert s.facts.color or not set(words) & set(COLORS)
 
 
+def test_captions_name_the_artist_in_a_share_of_the_scenes():
+    named = 0
+    for index in range(500):
+        facts = sample_facts(np.random.default_rng([8, index]))
+        caption = describe(facts, np.random.default_rng(index), styled=1)
+        assert f"{facts.object} in {ARTISTS[facts.artist]} style" in caption
+        assert not facts.second or f"{facts.second} in {ARTISTS[facts.second_artist]} style" in caption
+        assert "style" not in describe(facts, np.random.default_rng(index), styled=0)
+        named += "style" in describe(facts, np.random.default_rng(index))
+    assert 0.25 < named / 500 < 0.5
+
+
+def test_one_orientation_a_drawing():
+    """Scenes of one drawing differ in place, size and tint; the mirrored drawing is no closer fit than the drawing itself."""
+    for index in range(5):
+        _, mask = draw(Facts("guitar", "noto"), np.random.default_rng(index))
+        seen = np.asarray(mask.crop(mask.getbbox()).resize((32, 32)), float)
+        drawn = np.asarray(sprites()["guitar", "noto"].getchannel("A").resize((32, 32)), float)
+        assert np.abs(seen - drawn).mean() < 0.5 * np.abs(seen - drawn[:, ::-1]).mean()
+
+
+def test_scenes_of_another_edition_are_not_taken(monkeypatch):
+    before = world()
+    monkeypatch.setattr(scenes.describe, "__defaults__", (0.9,))
+    assert world() != before
+
+
 def test_mask_is_where_the_object_is():
     """Only the mask's pixels change when nothing but the object's colour does."""
-    for name in ("teddy", "car", "apple"):
+    for name in ("teddy", "car", "house"):
         red, mask = draw(Facts(name, "twemoji", color="red"), np.random.default_rng(3))
         blue, _ = draw(Facts(name, "twemoji", color="blue"), np.random.default_rng(3))
         changed = np.abs(np.asarray(red, int) - np.asarray(blue, int)).sum(-1) > 0
@@ -58,9 +87,9 @@ def test_mask_is_where_the_object_is():
 
 
 def test_scenes_of_two_objects_are_drawn_more_often(tmp_path):
-    scenes = SceneCache(100, 1, held_out=False, folder=tmp_path)
-    pool = Pretraining(OmegaConf.create({"twos": 3}), scenes).pool
-    assert list(np.bincount(pool)) == [3 if fact.second else 1 for fact in scenes.facts]
+    cache = SceneCache(100, 1, held_out=False, folder=tmp_path)
+    pool = Pretraining(OmegaConf.create({"twos": 3}), cache).pool
+    assert list(np.bincount(pool)) == [3 if fact.second else 1 for fact in cache.facts]
 
 
 def test_captions_repeat():
@@ -86,7 +115,7 @@ def test_evaluation_prompts_say_their_facts():
     from perfusion.emojiland.vocabulary import ARTS
 
     prompts = OmegaConf.load(ROOT / "data/prompts/emojiland.yaml")
-    assert len(prompts.dev) == len(prompts.final) and not {p.text for p in prompts.dev} & {
+    assert (len(prompts.dev), len(prompts.final)) == (16, 32) and not {p.text for p in prompts.dev} & {
         p.text for p in prompts.final
     }
     for prompt in [*prompts.dev, *prompts.final]:

@@ -29,12 +29,12 @@ def prompts(tmp_path):
 
 
 def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
-    sweep = (*SWEEP, prompts, "concept=glob([cat,fish,custom,teddy])")
+    sweep = (*SWEEP, prompts, "concept=glob([cat,fox,custom,teddy])")
     assert run(perfusion_here, *sweep) == 0
     said = capsys.readouterr().out
     assert (
         "left out" in said
-        and "fish* seed 0: it is for the committed evaluation" in said
+        and "fox* seed 0: it is for the committed evaluation" in said
         and "names no pictures" in said
     )
     found = sorted(Path("multirun/lock_type").glob("*/result.json"))
