@@ -36,7 +36,7 @@ class Baseline(pl.LightningModule):
         sampling: how those are drawn.
     """
 
-    Learned: type[Learned]
+    leaves: type[Learned]
     conditions = PerfusionModule.conditions  # what SDXL's unet is told beside the encodings
 
     def __init__(
@@ -78,7 +78,7 @@ class Baseline(pl.LightningModule):
     def concept(self, **metadata) -> Learned:
         """What is learned so far, apart from this module."""
         tensors = {name: t.detach().float().cpu().clone() for name, t in self.tensors().items()}
-        return self.Learned(tensors, self.trigger, self.super_category, self.word, steps=self.global_step, **metadata)
+        return self.leaves(tensors, self.trigger, self.super_category, self.word, steps=self.global_step, **metadata)
 
     def training_step(self, _, batch_index: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch_index)

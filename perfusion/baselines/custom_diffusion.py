@@ -67,7 +67,7 @@ class CustomDiffusionModule(Baseline):
     """Trains W_K, W_V [d_l, d] of every cross-attention and the embedding [d_tok]. method: also initializer, the rare word
     whose first token the embedding starts from."""
 
-    Learned = CustomDiffusion
+    leaves = CustomDiffusion
 
     @property
     def word(self) -> str:

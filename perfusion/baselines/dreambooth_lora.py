@@ -37,7 +37,7 @@ class DreamBoothLoRA(Learned):
 class DreamBoothLoRAModule(Baseline):
     """Trains A and B of every attention's to_q, to_k, to_v and to_out. method: also rank and identifier, the rare word."""
 
-    Learned = DreamBoothLoRA
+    leaves = DreamBoothLoRA
 
     @property
     def word(self) -> str:

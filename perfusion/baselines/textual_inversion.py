@@ -74,7 +74,7 @@ class TextualInversion(Learned):
 class TextualInversionModule(Baseline):
     """Trains the embedding [d] of one new token, which starts as the super-category's."""
 
-    Learned = TextualInversion
+    leaves = TextualInversion
 
     def prepare(self) -> None:
         self.tokenizer, ids = add_placeholders(self.pipe.tokenizer, [self.trigger])
