@@ -53,7 +53,7 @@ class Selection(pl.Callback):
         scores = self.score(module, concept) if self.cfg.every else {"step": step, "score": 0.0}
         self.history.append(scores | {"seconds": round(self.seconds, 2)})
         late = [s["score"] for s in self.history if s["step"] >= min(self.cfg.start, trainer.max_steps)]
-        if late and scores["score"] > self.best:
+        if late and (not self.cfg.every or scores["score"] > self.best):  # without scores the last step is kept
             self.best = scores["score"]
             concept.save(self.path)
         if late and self.cfg.patience and len(late) - 1 - late.index(max(late)) >= self.cfg.patience:
