@@ -51,6 +51,27 @@ def test_one_bench_for_every_method(perfusion_here, prompts, monkeypatch, capsys
         assert (Path("results/figures") / name).stat().st_size > 5000
 
 
+@pytest.mark.parametrize("method", METHODS[1:3] + METHODS[4:])
+def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, capsys):
+    fewer = ["method.prior_pictures=2"] if method == "custom_diffusion" else []
+    perfusion_here("train", f"method={method}", "concept=teddy", *QUICK, *fewer, "hydra.run.dir=run", "concept_file=mine.safetensors")
+    assert Path("run/picture.png").stat().st_size > 5000 and Path("run/attention.png").stat().st_size > 5000
+    score = ("model.steps=2", "evaluation.seeds=1", "evaluation.drift=true", prompts, "hydra.run.dir=scores")
+    perfusion_here("evaluate", f"method={method}", "concept=teddy", "concept_file=mine.safetensors", *score)
+    result = read_result("scores/result.json")
+    assert result["points"][0].keys() == {"strength"} and result["front"]["hypervolume"] > 0
+    drift = result["drift"]["without_word"]
+    assert drift.keys() == {"loaded"} and (drift["loaded"]["mse"] == 0) == (method == "textual_inversion")
+    assert "strength" in capsys.readouterr().out and Path("scores/front.png").exists()
+    perfusion_here("report", "run=scores")
+    with pytest.raises(SystemExit) as stop:  # a file of one method given to another
+        perfusion_here("evaluate", "concept=teddy", "concept_file=mine.safetensors", *score)
+    assert stop.value.code == 2 and "Traceback" not in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        perfusion_here("train", f"method={method}", "method.learning_rate=0", *QUICK)
+    assert stop.value.code == 2 and "method.learning_rate=0 does not work" in capsys.readouterr().err
+
+
 def test_the_score_over_seconds_is_the_best_so_far():
     run = [{"seconds": 1, "score": 0.2}, {"seconds": 2, "score": 0.5}, {"seconds": 4, "score": 0.4}]
     found = figure_baselines.curve([run, run], np.array([0.5, 1, 3, 9]))
