@@ -59,13 +59,28 @@ class JudgePretraining(Pretraining):
         captions = [describe(fact, np.random.default_rng([cfg.seed, i]), styled=1) for i, fact in enumerate(scenes.facts)]
         self.ids = tokenizer(captions, **padded).input_ids
         self.contrast = open_clip.ClipLoss()
+        pairs = [(fact.object, fact.artist) for fact in scenes.facts]
+        self.drawing = torch.tensor([sorted(set(pairs)).index(pair) for pair in pairs])
+
+    def alike(self, images: torch.Tensor, drawing: torch.Tensor) -> torch.Tensor:
+        """Pictures of one drawing nearer than others (supervised contrast; Khosla et al. 2020): captions alone tell places, not hands.
+
+        images [B, d] of length 1; drawing [B]. Pictures whose drawing nobody else in the batch shows are left out.
+        """
+        itself = torch.eye(len(images), dtype=torch.bool, device=images.device)
+        logits = (images @ images.T / self.cfg.temperature).masked_fill(itself, -torch.inf)
+        same = (drawing[:, None] == drawing[None]) & ~itself
+        shares = logits.log_softmax(1).masked_fill(~same, 0).sum(1)
+        return -(shares / same.sum(1).clamp(min=1))[same.any(1)].mean()
 
     def loss(self, rows):
         x = pixels(self.take(self.scenes.images, rows))
         x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(x)  # drawn pictures are not clean
         images, texts, scale = self.model(x, self.ids[rows].to(self.device))
         right = (images @ texts.T).argmax(1) == torch.arange(len(rows), device=self.device)
-        return {"loss": self.contrast(images.float(), texts.float(), scale.float()), "retrieved": right.float().mean()}
+        contrast = self.contrast(images.float(), texts.float(), scale.float())
+        alike = self.alike(images.float(), self.drawing[rows].to(x.device))
+        return {"loss": contrast + self.cfg.alike * alike, "retrieved": right.float().mean(), "alike": alike.detach()}
 
 
 @hydra.main("../conf/pretrain", "judge", version_base="1.3")

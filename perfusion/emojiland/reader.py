@@ -48,8 +48,10 @@ class Reader(nn.Module):
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
-        save_file({k: v.contiguous() for k, v in weights.items()}, folder / "reader.safetensors")
+        save_file(
+            {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in self.state_dict().items()},
+            folder / "reader.safetensors",
+        )
         (folder / "config.json").write_text(json.dumps({"width": self.width, "heads": HEADS}, indent=1))
 
     @classmethod
