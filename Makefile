@@ -1,19 +1,46 @@
-# make test: everything from a clean checkout; make demo: learn a teddy; make tour: the notebook; make ablations, make figures: the
-# paper's (many hours); make emojiland: retrain the small world's models (hours).
+# make demo: learn a teddy; make check: lint, types and the fast tests; make test: everything from a clean checkout; make wheel: built,
+# and run elsewhere; make docs: the site; make tables: the tables of README and docs, out of the result files; make tour: the notebook;
+# make ablations, make figures: the paper's (many hours); make emojiland: retrain the small world's models (hours).
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := -qq --disable-pip-version-check # errors alone
 
-.PHONY: test demo ablations figures tour emojiland clean
+.PHONY: check lint test wheel docs tables demo ablations figures tour emojiland campaign clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfusion needs Python 3.11 or newer, this is " + sys.version'
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install -q -c constraints.txt -e '.[test]'
-	touch $@
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfusion needs Python 3.11 or newer, this is " + sys.version'
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "installing what perfusion needs into $(VENV): a few minutes, once"
+	@$(PY) -m pip install $(PIP) -c constraints.txt -e '.[test]'
+	@touch $@
+
+# Lint and documents need little: an environment of their own, without torch.
+LINT := $(VENV)/lint
+$(LINT)/.installed: .ci/tools.txt
+	@test -x $(LINT)/bin/python || $(PYTHON) -m venv $(LINT)
+	@$(LINT)/bin/python -m pip install $(PIP) -r .ci/tools.txt
+	@touch $@
+
+lint: $(LINT)/.installed
+	$(LINT)/bin/ruff check
+	$(LINT)/bin/mypy
+
+check: lint $(VENV)/.installed
+	$(PY) -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test: $(VENV)/.installed
 	$(PY) -m pytest -q -n 2 --dist loadfile
+
+wheel: $(VENV)/.installed
+	PYTHON=$(PY) scripts/check_wheel.sh
+
+docs: $(LINT)/.installed
+	NO_MKDOCS_2_WARNING=1 $(LINT)/bin/mkdocs build --strict --quiet
+	@echo "the site: site/index.html"
+
+tables: $(VENV)/.installed
+	$(PY) scripts/tables.py
 
 # Five pictures of one teddy in, a concept file and a picture of it in new prompts out.
 demo: $(VENV)/.installed
@@ -48,5 +75,9 @@ emojiland: $(VENV)/.installed
 	$(PY) scripts/pretrain_judge.py
 	$(PY) scripts/pretrain_reader.py
 
+# Kills, damaged files, bad inputs, full disks (docs/reliability.md): hours on two cores; the figures are in results/reliability.json.
+campaign: $(VENV)/.installed
+	for c in kills resumes fuzz inputs soak places; do $(PY) scripts/campaign/$$c.py || exit 1; done
+
 clean:
-	rm -rf $(VENV) outputs multirun
+	rm -rf $(VENV) outputs multirun site

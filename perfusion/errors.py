@@ -1,4 +1,6 @@
-"""The one exception a user is meant to read, and how to install what is missing."""
+"""What a user reads: the one exception meant for them, how to install what is missing, where a file is."""
+
+from pathlib import Path
 
 DISTRIBUTION = "key-locked-perfusion"  # the name on the package index; the import name is perfusion
 
@@ -10,6 +12,20 @@ class UserError(ValueError):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """A training that was asked to stop (Ctrl-C, SIGTERM), after all that it learned was saved; `code`: how to exit."""
+
+    def __init__(self, signal: int):
+        super().__init__(signal)
+        self.code = 128 + signal
+
+
 def install(extra: str) -> str:
     """The command that installs an extra."""
     return f"pip install '{DISTRIBUTION}[{extra}]'"
+
+
+def told(path: str | Path) -> str:
+    """A path as it is shown: from the working directory on where it lies within, absolute elsewhere."""
+    path = Path(path).absolute()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

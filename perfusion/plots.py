@@ -1,9 +1,14 @@
 """Pictures side by side: labelled rows, contact sheets, a word's attention over a picture."""
 
+import sys
 import textwrap
+import warnings
+from collections.abc import Callable
+from contextlib import contextmanager
 from pathlib import Path
 
 import matplotlib
+import matplotlib.font_manager
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -13,6 +18,33 @@ from PIL import Image
 from perfusion.atomic import whole
 
 
+FONTS = (  # for scripts that matplotlib's own font lacks, where they are installed; a glyph that all lack is a box
+    "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari",
+    "Noto Emoji", "Symbola", "Unifont", "Arial Unicode MS", "Hiragino Sans", "Microsoft YaHei", "Segoe UI Emoji",
+)  # fmt: skip
+
+
+@contextmanager
+def plain_text():
+    """Text in figures is text: a $ starts no formula, and a glyph that no font has costs no warning. Also a decorator."""
+    installed = {font.name for font in matplotlib.font_manager.fontManager.ttflist}
+    fonts = ["DejaVu Sans", *(name for name in FONTS if name in installed)]
+    with matplotlib.rc_context({"text.parse_math": False, "font.family": fonts}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
+
+
+def attempt(draw: Callable, *arguments, path: Path) -> bool:
+    """draw(*arguments, path); a picture that cannot be drawn is said, and costs nothing else. Returns whether it is there."""
+    try:
+        draw(*arguments, path)
+    except Exception as error:  # whatever it is: what was learned or measured is worth more than its picture
+        print(f"warning: {path} could not be drawn ({type(error).__name__}: {' '.join(str(error).split())}).", file=sys.stderr)
+        return False
+    return True
+
+
+@plain_text()
 def grid(rows: list[tuple[str, list[tuple[str, Image.Image]]]], path: Path, cell: float = 1.25) -> None:
     """Labelled rows of captioned pictures, as PNG. rows: (label, [(caption, picture), ...]), not all of one length."""
     columns = max(len(pictures) for _, pictures in rows)

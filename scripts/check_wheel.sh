@@ -8,7 +8,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PYTHONDONTWRITEBYTECODE=1
 
-"$PYTHON" -m pip install -q --target "$work/tools" hatchling
+"$PYTHON" -m pip install -qq --disable-pip-version-check --target "$work/tools" hatchling
 PYTHONPATH=$work/tools "$PYTHON" -m hatchling build -d "$work/dist" >/dev/null
 mkdir "$work/source" && tar -xzf "$work"/dist/*.tar.gz -C "$work/source" --strip-components 1
 (cd "$work/source" && PYTHONPATH=$work/tools "$PYTHON" -m hatchling build -t wheel -d "$work/again" >/dev/null)
@@ -16,7 +16,7 @@ names() { "$PYTHON" -m zipfile -l "$1" | awk 'NR > 1 { print $1 }' | grep -v REC
 diff <(names "$work"/dist/*.whl) <(names "$work"/again/*.whl) # the sdist makes the same wheel
 if names "$work"/dist/*.whl | grep '\.mask\.png'; then echo "the wheel holds masks that a training left in data/"; exit 1; fi
 
-"$PYTHON" -m pip install -q --no-deps --target "$work/site" "$work"/dist/*.whl
+"$PYTHON" -m pip install -qq --disable-pip-version-check --no-deps --target "$work/site" "$work"/dist/*.whl
 before=$(cd "$work/site" && find . -type f | sort)
 export PYTHONPATH=$work/site PERFUSION_CACHE=$work/cache
 perfusion=$work/site/bin/perfusion

@@ -1,7 +1,7 @@
 """Figures 2 and 11: where the words are looked at, with locked and with trained keys, and the share inside the object.
 
 python scripts/figure_attention.py                 # results/figures/attention/ -> attention.svg, .png
-python scripts/figure_attention.py --from-scratch  # learn ten concepts twice, unless key_locking has; draw, measure anew
+python scripts/figure_attention.py --from-scratch  # learn every concept twice, unless key_locking has; draw, measure anew
 """
 
 import matplotlib.pyplot as plt

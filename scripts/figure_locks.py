@@ -1,7 +1,7 @@
 """The lock types: their fronts, and the same prompts and noises under the global lock, the local one, and trained K.
 
 python scripts/figure_locks.py                 # results/ablations/lock_type.json, results/figures/locks/ -> .svg, .png
-python scripts/figure_locks.py --from-scratch  # learn ten concepts, unless lock_type has; draw them under each lock;
+python scripts/figure_locks.py --from-scratch  # learn every concept, unless lock_type has; draw them under each lock;
                                                # the fronts: perfusion train -m +experiment=lock_type
 """
 

@@ -25,7 +25,7 @@ def main(rounds: int = 7) -> None:
     widths = {n: a.to_v.out_features for n, a in cross_attentions(unet).items()}
     seconds: dict[int, list[float]] = {0: [], 1: [], 16: []}
     for turn in range(rounds + 1):  # the first turn warms up
-        for concepts in seconds:
+        for concepts, measured in seconds.items():
             encodings, widened = e, None
             if concepts:
                 i_star, key = torch.randn(concepts, D), torch.randn(concepts, D)
@@ -37,7 +37,7 @@ def main(rounds: int = 7) -> None:
             start = time.perf_counter()
             unet(x, 500, encodings)
             if turn:
-                seconds[concepts].append(time.perf_counter() - start)
+                measured.append(time.perf_counter() - start)
             if widened:
                 widened.restore()
     ratio = lambda j: round(statistics.median(a / b for a, b in zip(seconds[j], seconds[0])), 4)

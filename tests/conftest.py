@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from filelock import FileLock
 from helpers import louder, unet, vae
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -22,6 +23,15 @@ from perfusion.method.text import TEMPLATES, super_encoding, word_embedding
 from perfusion.method.text_encoders import text_encoder_of
 
 torch.set_num_threads(1)
+COMMANDS = {"world", "perfusion_on", "perfusion_here", "main_job"}  # fixtures that run whole commands
+
+
+def pytest_collection_modifyitems(items):
+    """What runs whole commands is slow: `make check` leaves it out."""
+    for item in items:
+        if COMMANDS & {*item.fixturenames}:
+            item.add_marker(pytest.mark.slow)
+
 
 WORDS = [
     "teddy",
@@ -153,6 +163,26 @@ def make_concept():
 
 
 @pytest.fixture(scope="session")
+def segmenter(tmp_path_factory):
+    """A CLIPSeg folder, tiny, with random weights."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessor
+
+    torch.manual_seed(0)
+    folder, tokenizer = tmp_path_factory.mktemp("clipseg"), tiny_tokenizer(8)
+    common = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")}
+    config = CLIPSegConfig(
+        text_config=common | ids | {"vocab_size": len(tokenizer), "max_position_embeddings": 8},
+        vision_config=common | {"image_size": 32, "patch_size": 8},
+        projection_dim=16, extract_layers=[0, 1], reduce_dim=16, conditional_layer=0, decoder_num_attention_heads=2,
+    )  # fmt: skip
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def assets(tmp_path_factory):
     """A small Emojiland (helpers_emojiland.build), built once, in seconds."""
     from helpers_emojiland import build
@@ -162,10 +192,21 @@ def assets(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
-    """Real checkpoints in the shipped layout, of three steps each, drawing noise; the environment that finds them."""
-    from helpers_emojiland import pretrain
+    """Real checkpoints in the shipped layout, of three steps each, drawing noise; the environment that finds them.
 
-    return pretrain(tmp_path_factory.mktemp("world"))
+    Pretrained once for all of pytest-xdist's workers; each has a copy of its own to write to.
+    """
+    from helpers_emojiland import environment, pretrain
+
+    base = tmp_path_factory.getbasetemp()
+    once = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pretrained"
+    with FileLock(f"{once}.lock"):
+        if not once.exists():
+            pretrain(once.with_suffix(".part"))
+            once.with_suffix(".part").rename(once)
+    own = tmp_path_factory.mktemp("world")
+    shutil.copytree(once, own, dirs_exist_ok=True)
+    return os.environ | environment(own)
 
 
 @pytest.fixture

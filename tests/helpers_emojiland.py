@@ -90,13 +90,18 @@ def elsewhere(assets: Path) -> dict[str, str]:
     return os.environ | {name: str(value) for name, value in mine.items()}
 
 
-def pretrain(folder: Path) -> dict[str, str]:
-    """Every command of make emojiland, three steps each; returns the environment in which commands find the models."""
-    env = {
+def environment(folder: Path) -> dict[str, str]:
+    """In which commands find what `pretrain` left in a folder."""
+    return {
         "PERFUSION_CACHE": str(folder / "cache"),
         "PERFUSION_ASSETS": str(folder / "assets"),
         "CUDA_VISIBLE_DEVICES": "",
     }
+
+
+def pretrain(folder: Path) -> None:
+    """Every command of make emojiland, three steps each."""
+    env = environment(folder)
     extra = {"unet": ["channels=[16,32]", "cross=[true,true]", "heads=[2,2]"]}
     make = ["make", "-n", "emojiland"]
     listed = subprocess.run(make, cwd=ROOT, env=os.environ | env, check=True, capture_output=True, text=True).stdout
@@ -113,4 +118,3 @@ def pretrain(folder: Path) -> dict[str, str]:
             with initialize_config_dir(str(ROOT / "conf/pretrain"), version_base="1.3"):
                 cfg = compose(kind, [*overrides, *SMALL[:3], *extra.get(kind, [])])
             importlib.import_module(name).main(cfg)
-    return os.environ | env

@@ -34,10 +34,10 @@ def test_choices_compose(group, name, tmp_path):
         assert {c[side] for c in cfg.comparisons for side in ("better", "worse")} <= set(arms)
         assert len({key(resolved(OmegaConf.merge(cfg, {"arm": arm}))) for arm in arms}) == len(arms)
         return
-    assert OmegaConf.to_container(cfg, resolve=name not in ("custom", "stable_diffusion"))[group]
+    assert OmegaConf.to_container(cfg, resolve=name not in ("custom", "stable_diffusion"))[group] or name == "none"
     if group == "logger":
         kinds = [type(logger).__name__ for logger in loggers_of(cfg.logger, tmp_path)]
-        assert kinds == ["CSVLogger", *(["WandbLogger"] if name == "wandb" else [])]
+        assert kinds == [] if name == "none" else ["CSVLogger", *(["WandbLogger"] if name == "wandb" else [])]
 
 
 @pytest.mark.parametrize("name", PRETRAIN)

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
 EMOJILAND = ROOT / "perfusion/assets/emojiland"
 NEEDED = [EMOJILAND / p for p in ("pipeline/unet", "clipseg", "open_clip", "reader")]

@@ -46,7 +46,7 @@ class Baseline(pl.LightningModule):
         super().__init__()
         self.pipe, self.data, self.trigger, self.super_category = pipe, data, trigger, super_category
         self.method, self.batch_size, self.seed, self.templates = method, batch_size, seed, templates
-        encoder = text_encoder_of(pipe)
+        encoder, self.base_hash = text_encoder_of(pipe), hash_of(pipe)  # before anything is changed
         for frozen in (pipe.unet, pipe.vae, encoder):
             frozen.requires_grad_(False).eval()
         self.tokenizer, self.encoder_of = pipe.tokenizer, lambda: encoder  # a Module's modules are saved with it
@@ -79,6 +79,14 @@ class Baseline(pl.LightningModule):
         """What is learned so far, apart from this module."""
         tensors = {name: t.detach().float().cpu().clone() for name, t in self.tensors().items()}
         return self.leaves(tensors, self.trigger, self.super_category, self.word, steps=self.global_step, **metadata)
+
+    def about(self) -> dict:
+        """What another run must have in common to go on from this one's checkpoint."""
+        words = {"concept.name": self.trigger, "concept.super_category": self.super_category}
+        return words | {"method": self.method["name"], "model (hash of its weights)": self.base_hash}
+
+    def on_save_checkpoint(self, checkpoint) -> None:
+        checkpoint["perfusion"] = self.about()
 
     def training_step(self, _, batch_index: int) -> Tensor:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch_index)

@@ -105,6 +105,7 @@ class TextualInversionModule(Baseline):
             self.earlier[step] = {name: t.detach().float().cpu().clone() for name, t in self.tensors().items()}
 
     def on_save_checkpoint(self, checkpoint) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["earlier"] = self.earlier
 
     def on_load_checkpoint(self, checkpoint) -> None:

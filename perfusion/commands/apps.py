@@ -1,18 +1,26 @@
 """The commands that Hydra configures: composed, checked, run here or by a sweep's launcher."""
 
 import importlib
+import os
+import re
+import shlex
+import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from perfusion.atomic import alone, write_text
+from perfusion.commands import terminal
 from perfusion.commands.cli import APPS, refuse
-from perfusion.config import CONF
-from perfusion.errors import UserError
+from perfusion.config import CONF, check
+from perfusion.errors import Stopped, UserError, told
 from perfusion.experiments import sweep  # registers the resolver of job folders, here and in other processes
 from perfusion.experiments.launchers import missing_extra, register
 
@@ -20,22 +28,44 @@ PROGRAM = sys.argv[0]
 
 
 def start(app: str, overrides: list[str]) -> None:
-    """Run an app on the command line's overrides."""
+    """Run an app on the command line's overrides; Ctrl-C ends it with exit code 130, without a traceback."""
+    overrides = [_of_group(o) for o in overrides]
     if sentence := missing_extra(overrides):
         refuse(sentence)
     register(overrides)
     if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
         _check(app, overrides)
-    sys.argv = [f"perfusion {app}", *overrides]
-    hydra.main(str(CONF), app, version_base="1.3")(task)()
+    sys.argv = [f"perfusion {app}", *overrides, f"hydra.job.name={app}"]  # what the log file is named after
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra ends the process itself, with part of a traceback
+    try:
+        hydra.main(str(CONF), app, version_base="1.3")(task)()
+    except (HydraException, OmegaConfBaseException, UserError) as error:
+        refuse(" ".join(str(error).split()))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename} cannot be written or read" if error.filename else "a file cannot be written or read"
+        refuse(f"{where} ({error.strerror}); free some space, or give files and folders that you may read and write.")
+    except Stopped as stop:
+        sys.exit(stop.code)
+    except KeyboardInterrupt:
+        print(f"perfusion: {app} is stopped.", file=sys.stderr)
+        sys.exit(130)
 
 
 def task(cfg):
     """What Hydra runs, here or in another process: the app that the configuration is named after."""
+    terminal.start()
     app = HydraConfig.get().job.config_name
     if sys.argv[0] == f"perfusion {app}":
         sys.argv[:1] = [PROGRAM, app]  # what Lightning starts its other processes with, under DDP
     several = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        cfg = _checked(app, cfg)
+    except UserError as error:
+        if several:
+            raise
+        refuse(str(error))
     if "wandb" in (cfg.get("logger") or {}):
         from perfusion.learning.dashboard import check_login
 
@@ -46,19 +76,57 @@ def task(cfg):
         of_sweep = Path(HydraConfig.get().sweep.dir).name if several else None
         cfg.logger.wandb.group = cfg.logger.wandb.group or cfg.get("name") or of_sweep
     try:
-        if app == "train" and cfg.name:
-            return sweep.job(cfg)
-        return importlib.import_module(APPS[app][0]).run(cfg)
+        # Under DDP the first process stands for the others.
+        others = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+        folder, shared = Path(HydraConfig.get().runtime.output_dir), app in ("collect", "report", "measure")
+        with nullcontext() if others else alone(folder, "hydra.run.dir", wait=several or shared):
+            if app == "train" and cfg.name:
+                return sweep.job(cfg)
+            result = importlib.import_module(APPS[app][0]).run(cfg)
+            if app == "train" and result and cfg.picture and not several:
+                _after_training(cfg, folder, result["concept"])
+            return result
     except UserError as error:
         if several:  # the other jobs of a sweep go on
             raise
         refuse(str(error))
 
 
+def _after_training(cfg, folder: Path, trigger: str) -> None:
+    """The run as one page, and what to try with the concept."""
+    from perfusion.experiments.report import of_run
+
+    write_text(folder / "report.html", of_run(folder))
+    file = told(cfg.concept_file or folder / "concept.safetensors")
+    program = "perfusion" if shutil.which("perfusion") else told(PROGRAM)
+    if program.endswith("__main__.py"):
+        program = "python -m perfusion"
+    model = [word for word in HydraConfig.get().overrides.task if word.startswith("model")]
+    asked = [*model, f"concepts={{{trigger}: {file}}}", f'prompts=["a {trigger} on a beach"]']
+    print(f"report:    {told(folder / 'report.html')}")
+    print(f"next:      {program} generate {shlex.join(asked)}")
+
+
 def _check(app: str, overrides: list[str]) -> None:
     """Compose once, for an error of one sentence."""
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            hydra.compose(app, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+            _checked(app, hydra.compose(app, overrides))
+    except (HydraException, OmegaConfBaseException, UserError) as error:
         refuse(" ".join(str(error).split()))
+
+
+def _checked(app: str, cfg: DictConfig) -> DictConfig:
+    """The configuration, every key checked; an experiment's job checks its own, with its arm's settings."""
+    return cfg if app == "train" and cfg.get("name") else check(app, cfg)
+
+
+def _of_group(override: str) -> str:
+    """logger=null and logger=false are plainly meant as none; another group's choice is a name."""
+    group, _, choice = override.partition("=")
+    if group == "logger" and choice.lower() in ("null", "false", ""):
+        return "logger=none"
+    if (CONF / group).is_dir() and group and (re.fullmatch(r"null|true|false|[-+.\d]*", choice, re.IGNORECASE)):
+        names = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+        refuse(f"{override} names no choice of {group}; allowed are: {', '.join(names)}.")
+    return override

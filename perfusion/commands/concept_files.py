@@ -3,7 +3,7 @@
 import argparse
 import os
 
-from perfusion.atomic import whole
+from perfusion.atomic import write_tensors
 from perfusion.method.concept import Concept, read_file
 from perfusion.method.hub import push
 
@@ -26,10 +26,7 @@ def export_textual_inversion(concept: Concept, path: str | os.PathLike) -> None:
 
     Only the word embedding goes along, without o* and gate: a weaker concept, that any program can load.
     """
-    from safetensors.torch import save_file
-
-    with whole(path) as part:
-        save_file({f"<{concept.trigger}>": concept.embedding[None].contiguous()}, part, {"base_id": concept.base_id})
+    write_tensors(path, {f"<{concept.trigger}>": concept.embedding[None]}, {"base_id": concept.base_id})
 
 
 def main(app: str, argv: list[str]) -> None:

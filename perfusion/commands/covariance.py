@@ -4,11 +4,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from perfusion.config import check_counts
+from perfusion.atomic import alone, check_place
+from perfusion.config import check
 from perfusion.errors import UserError
 from perfusion.learning.captions import Captions
 from perfusion.learning.models import check_device, check_model, load_pipeline, own_captions
-from perfusion.method.covariance import TOKENS, Covariance, second_moment
+from perfusion.method.covariance import Covariance, second_moment
 from perfusion.method.text_encoders import text_encoder_of
 
 
@@ -17,32 +18,30 @@ def measure(cfg: DictConfig) -> Covariance:
 
     Raises UserError, before any weights load, for input that cannot work.
     """
+    cfg = check("covariance", cfg)
     output = Path(cfg.output)
+    check_place("output", output)
     check_model(cfg.model, ("path",))
-    check_counts(cfg, "batch_size", "save_every", *(["count"] if cfg.count is not None else []))
-    if cfg.tokens not in TOKENS:
-        raise UserError(f'tokens="{cfg.tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
     if output.exists():
         raise UserError(f"output={output} exists already; give another name, or delete it to measure it again.")
     if cfg.captions:
         texts = Captions(cfg.captions, cfg.count, cfg.column)
         texts.check()
-    elif cfg.count:
-        texts = own_captions(cfg.model.captions, cfg.count)
     else:
-        raise UserError("count=null needs captions=FILE or hf:DATASET; the model's own captions have no end.")
+        texts = own_captions(cfg.model.captions, cfg.count)
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model)
-    found = second_moment(
-        texts,
-        pipe.tokenizer,
-        text_encoder_of(pipe).to(device),
-        cfg.tokens,
-        cfg.batch_size,
-        state=f"{output}.state",
-        save_every=cfg.save_every,
-    )
-    found.save(output)
+    with alone(output, "output"):
+        found = second_moment(
+            texts,
+            pipe.tokenizer,
+            text_encoder_of(pipe).to(device),
+            cfg.tokens,
+            cfg.batch_size,
+            state=f"{output}.state",
+            save_every=cfg.save_every,
+        )
+        found.save(output)
     print(f"covariance: {output}, {found.count} tokens, condition number {found.condition:.3g}")
     print(f"to train with it: covariance.file={output}")
     return found

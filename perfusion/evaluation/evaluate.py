@@ -16,12 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from tqdm import tqdm
 
-from perfusion.config import check_counts, concept_of
+from perfusion.config import check, concept_of
 from perfusion.errors import UserError
 from perfusion.evaluation.fronts import REFERENCE, Bootstrap, hypervolume, interval, on_front
 from perfusion.evaluation.prompts import Prompt, read_prompts
 from perfusion.learning.data import real_pictures
-from perfusion.learning.methods import at_points, check_method, open_learned, put_on, word_of
+from perfusion.learning.methods import at_points, open_learned, put_on, word_of
 from perfusion.learning.models import check_model, load_pipeline
 from perfusion.method.concept import Concept
 from perfusion.method.sampling import Sampling, draw
@@ -60,24 +60,11 @@ def check_evaluation(cfg: DictConfig, model: DictConfig, lock: str | None) -> li
     """The prompts. lock: the concept's. Raises UserError, before any weights load, for an evaluation that cannot work."""
     reader = reader_of(cfg)
     prompts = read_prompts(cfg.prompts, cfg.split, reader and reader.FACTS)
-    for name in ("beta", "tau", "lock"):
-        if not OmegaConf.is_list(cfg[name]) or not cfg[name]:
-            raise UserError(f"evaluation.{name}={cfg[name]} must be a list of at least one value, as in [0.6, 0.75].")
-    for name, optional in (("beta", False), ("tau", True)):
-        for value in cfg[name]:
-            number = isinstance(value, (int, float)) and not isinstance(value, bool) and (value > 0 or name == "beta")
-            if not number and not (value is None and optional):
-                raise UserError(
-                    f"evaluation.{name} holds {value}; allowed are {'positive numbers and null' if optional else 'numbers'}."
-                )
     for value in cfg.lock:
         if value not in (None, "global", lock):
             raise UserError(
                 f"evaluation.lock holds {value}; allowed are global, the concept's own {lock}, and null for that."
             )
-    check_counts(cfg, "seeds", "batch_size", prefix="evaluation.")
-    if type(cfg.seed) is not int or cfg.seed < 0:
-        raise UserError(f"evaluation.seed={cfg.seed} does not work; a whole number of at least 0 is allowed.")
     if cfg.dino:
         check_scorer(cfg.dino)
     if reader and any(p.facts for p in prompts):
@@ -87,7 +74,15 @@ def check_evaluation(cfg: DictConfig, model: DictConfig, lock: str | None) -> li
 
 def reader_of(cfg: DictConfig):
     """The class that evaluation.reads names, such as emojiland.facts.FactReader; None where no facts are asked."""
-    return hydra.utils.get_object(cfg.reads) if cfg.reader and cfg.get("reads") else None
+    if not cfg.reader or not cfg.get("reads"):
+        return None
+    try:
+        return hydra.utils.get_object(cfg.reads)
+    except Exception as error:  # whatever the import of a module raises
+        raise UserError(
+            f"evaluation.reads={cfg.reads} cannot be imported ({' '.join(str(error).split())[:200]}); give a reader's class, "
+            "such as perfusion.emojiland.facts.FactReader, or null."
+        ) from error
 
 
 class Scores:
@@ -224,7 +219,7 @@ def evaluate(
     One operating point has scores, and no front. real: the concept's pictures; artist: whose drawing it is, for the reader, or None.
     """
     from perfusion.evaluation.figure import concept_figure
-    from perfusion.plots import contact_sheet
+    from perfusion.plots import attempt, contact_sheet
 
     started = time.perf_counter()
     prompts, points = check_evaluation(cfg, model, concept.lock), points_of(cfg)
@@ -245,11 +240,11 @@ def evaluate(
         "surroundings": surroundings(),
         "rows": columns,
     }
-    contact_sheet(shown, folder / "pictures.png")
+    attempt(contact_sheet, shown, path=folder / "pictures.png")
     rows = columns | {name: [points[p][name] for p in columns["point"]] for name in points[0]}
     write_csv(folder / "scores.csv", rows)
     if result["front"]:
-        concept_figure(result, shown[0], folder / "front.png")
+        attempt(concept_figure, result, shown[0], path=folder / "front.png")
     return result
 
 
@@ -274,9 +269,7 @@ def report(result: dict) -> str:
 
 def run(cfg: DictConfig) -> dict:
     folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
-    if OmegaConf.is_missing(cfg, "concept_file"):
-        raise UserError("concept_file is not given; name a trained concept, as in concept_file=teddy.safetensors.")
-    check_method(cfg.method)
+    cfg = check("evaluate", cfg)
     concept, beside = open_learned(cfg.method, cfg.concept_file), concept_of(cfg)
     if concept.super_category != beside.super_category:
         raise UserError(

@@ -12,6 +12,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from perfusion.atomic import whole
+from perfusion.plots import plain_text
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
 MARKERS = "osD^vPX*"
@@ -20,6 +21,7 @@ CROWDED = 4  # arms: more have their intervals in the JSON alone
 SIDES = ((7, 4, "left"), (-7, 4, "right"), (5, -9, "left"), (-5, -9, "right"), (9, -3, "left"), (-9, -3, "right"))
 
 
+@plain_text()
 def front_figure(
     arms: dict[str, list[dict]],
     pictures: dict[str, list[tuple[str, Image.Image]]],

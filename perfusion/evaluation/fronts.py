@@ -42,12 +42,12 @@ def matched_text(a: np.ndarray, b: np.ndarray, levels: int = 32) -> float:
     if not low < high:
         return float("nan")
     at = np.linspace(low, high, levels)
-    found = []
+    heights = []  # of each front, at the same places
     for points in (a, b):
         points = points[np.argsort(points[:, 1])]
         best = np.maximum.accumulate(points[::-1, 0])[::-1]  # at this image similarity or a higher one
-        found.append(np.interp(at, points[:, 1], best))
-    return float((found[0] - found[1]).mean())
+        heights.append(np.interp(at, points[:, 1], best))
+    return float((heights[0] - heights[1]).mean())
 
 
 def check_front(name: str, betas: int) -> None:
@@ -133,8 +133,8 @@ def holds(bounds: list[float | None]) -> bool | str:
     return low > 0
 
 
-def all_hold(found: list[bool | str]) -> bool | str | None:
+def all_hold(verdicts: list[bool | str]) -> bool | str | None:
     """Of several claims together, see `holds`; None where nothing is claimed."""
-    if not found:
+    if not verdicts:
         return None
-    return False if False in found else True if all(f is True for f in found) else "undecided"
+    return False if False in verdicts else True if all(v is True for v in verdicts) else "undecided"

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from perfusion.atomic import check_place
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.evaluate import DEFINITIONS
@@ -25,7 +26,7 @@ from perfusion.evaluation.fronts import (
     sign_flip,
 )
 from perfusion.experiments.jobs import Arm, arm_of, failures, read_jobs, settings_of
-from perfusion.plots import cells
+from perfusion.plots import attempt, cells
 from perfusion.results import mean, read_result, write_csv, write_result
 
 OTHERS = {
@@ -101,8 +102,6 @@ def _compared(claim: dict, arms: dict[str, Arm], fronts: dict, units: list, cfg:
     for arm in (claim["better"], claim["worse"]):
         if arm not in arms:
             raise UserError(f"arm {arm} of {cfg.name} has no result yet; run its jobs first.")
-    if claim["measure"] not in MEASURES:
-        raise UserError(f"measure={claim['measure']} is unknown; allowed are: {', '.join(MEASURES)}.")
     a, b = fronts[claim["better"]], fronts[claim["worse"]]
     reference = tuple(cfg.reference)
     draws = {
@@ -222,9 +221,10 @@ def run(cfg: DictConfig) -> dict:
             what: mean([float(np.median(values))]) for what, values in seconds.items()
         }
     folder = Path(cfg.results)
+    check_place("results", folder / f"{cfg.name}.json")
     check_kept(folder / f"{cfg.name}.json", result)
     write_csv(folder / f"{cfg.name}.csv", table(jobs))
-    draw_figure(result, arms, folder / f"{cfg.name}.png")
+    attempt(draw_figure, result, arms, path=folder / f"{cfg.name}.png")
     write_result(folder / f"{cfg.name}.json", result)
     print(report(result))
     print(f"written: {folder / cfg.name}.json, .csv, .png, .pdf")

@@ -57,8 +57,8 @@ def read_jobs(folder: Path) -> dict[str, dict[tuple[str, int], tuple[Path, dict]
 
 def failures(folder: Path, jobs: dict) -> list[dict]:
     """What error.txt says of jobs (arm, concept, seed) that have no result under any settings."""
-    found = [json.loads(p.read_text().splitlines()[0]) for p in sorted(folder.glob("*/error.txt"))]
-    return [f for f in found if (f["concept"], f["seed"]) not in jobs.get(f["arm"], {})]
+    failed = [json.loads(p.read_text().splitlines()[0]) for p in sorted(folder.glob("*/error.txt"))]
+    return [f for f in failed if (f["concept"], f["seed"]) not in jobs.get(f["arm"], {})]
 
 
 def arm_of(name: str, jobs: list[tuple[Path, dict]]) -> Arm:

@@ -65,9 +65,9 @@ class RayLauncher(Launcher):
         try:
             job = ray.remote(**self.resources)(_job)
             shared = ray.put((os.getcwd(), self.hydra_context, self.config, self.task_function, Singleton.get_state()))
-            found = [job.remote(shared, initial_job_idx + i, list(o)) for i, o in enumerate(job_overrides)]
-            ray.wait(found, num_returns=len(found))  # a process that dies does not stop the others
-            return ray.get(found)
+            running = [job.remote(shared, initial_job_idx + i, list(o)) for i, o in enumerate(job_overrides)]
+            ray.wait(running, num_returns=len(running))  # a process that dies does not stop the others
+            return ray.get(running)
         finally:
             ray.shutdown()
 

@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import html
 import io
 import json
 from pathlib import Path
@@ -11,20 +10,18 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.atomic import write_text
+from perfusion.atomic import check_place, write_text
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.experiments.sweep import made_by
+from perfusion.plots import plain_text
 from perfusion.results import read_result
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:980px;margin:2em auto;padding:0 1em;color:#222}
-h1{margin-bottom:0}h2{margin-top:2em;border-bottom:1px solid #ccc}img,svg{max-width:100%;height:auto}
-table{border-collapse:collapse;font-size:13px}td,th{padding:2px 8px;text-align:right;border-bottom:1px solid #ddd}
-.text{text-align:left}pre{background:#f5f5f5;padding:1em;overflow:auto;font-size:12px}figure{margin:0 0 1em}
-figcaption{font-size:13px;color:#555}.pixels img{image-rendering:pixelated;zoom:1.5}
-.half{display:inline-block;width:49%}"""
+PARTS = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html").module
 CURVES = {  # metrics.csv: what its axis says
     "loss": "loss (masked denoising error)",
     "gate": "gate at the concept's token",
@@ -35,47 +32,31 @@ SCORES = ("text", "text_deleted", "image", "dino", "facts", "drawing")
 
 def picture(path: Path, caption: str, kind: str = "") -> str:
     """An inlined PNG, or nothing where there is none."""
-    if not path.exists():
-        return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    caption = html.escape(caption)
-    return f'<figure class="{kind}"><img alt="{caption}" src="data:image/png;base64,{data}">' + (
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    return PARTS.picture(base64.b64encode(path.read_bytes()).decode(), caption, kind) if path.exists() else ""
 
 
 def table(rows: list[dict], columns: list[str]) -> str:
     """Rows under a heading; columns of numbers to the right, of words to the left."""
-    show = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else html.escape(str(v))
-    words = [any(isinstance(row.get(c), str) for row in rows) for c in columns]
-    line = lambda tag, cells: "".join(
-        f'<{tag} class="text">{c}</{tag}>' if w else f"<{tag}>{c}</{tag}>" for c, w in zip(cells, words)
-    )
-    head = line("th", [html.escape(c.replace("_", " ")) for c in columns])
-    body = "".join(f"<tr>{line('td', [show(row.get(c)) for c in columns])}</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    show = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else v
+    heading = [(c.replace("_", " "), any(isinstance(row.get(c), str) for row in rows)) for c in columns]
+    return PARTS.table(heading, [[show(row.get(c)) for c in columns] for row in rows])
 
 
 def configuration(config: dict) -> str:
     """Folded up, as YAML."""
-    text = html.escape(OmegaConf.to_yaml(OmegaConf.create(config)))
-    return f"<details><summary>Configuration</summary><pre>{text}</pre></details>"
+    return PARTS.configuration(OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
 def section(title: str, *parts: str) -> str:
     """Nothing where all its parts are empty."""
-    return f"<h2>{html.escape(title)}</h2>\n" + "\n".join(parts) if any(parts) else ""
+    return PARTS.section(title, parts) if any(parts) else ""
 
 
 def page(title: str, subtitle: str, sections: list[str]) -> str:
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1><p>{html.escape(subtitle)}</p>\n"
-        + "\n".join(s for s in sections if s)
-        + "</body></html>\n"
-    )
+    return PARTS.page(title, subtitle, [s for s in sections if s])
 
 
+@plain_text()
 def curves(metrics: Path, selection: list[dict]) -> str:
     """Training's curves and the selection's scores as one inlined SVG; nothing where there are none."""
     rows = list(csv.DictReader(metrics.open())) if metrics.exists() else []
@@ -103,7 +84,7 @@ def curves(metrics: Path, selection: list[dict]) -> str:
     figure.savefig(out, format="svg")
     plt.close(figure)
     svg = out.getvalue()
-    return svg[svg.index("<svg") :]  # without the XML declaration and its address
+    return Markup(svg[svg.index("<svg") :])  # without the XML declaration and its address
 
 
 def of_run(folder: Path) -> str:
@@ -248,6 +229,7 @@ def run(cfg: DictConfig) -> Path:
     else:
         text, path = of_run(Path(cfg.run)), Path(cfg.run) / "report.html"
     path = Path(cfg.output) if cfg.output else path
+    check_place("output", path)
     write_text(path, text)
     print(f"written: {path}")
     return path

@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.config import ASSETS, CONF, ROOT, concept_of
+from perfusion.config import ASSETS, CONF, ROOT, check, concept_of
 from perfusion.errors import UserError
 
 OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an experiment adds to a configuration
@@ -41,6 +41,8 @@ def made_by(experiment: str) -> str:
 def resolved(cfg: DictConfig) -> DictConfig:
     """The job's configuration: the arm's settings merged in, the experiment's own keys left out."""
     plain = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in OF_EXPERIMENTS])
+    if not OmegaConf.is_dict(cfg.get("arms")):
+        raise UserError(f"name={cfg.name} is of an experiment, and none is chosen; give +experiment=NAME, or name=null.")
     if OmegaConf.is_missing(cfg, "arm") or cfg.arm not in cfg.arms:
         given = None if OmegaConf.is_missing(cfg, "arm") else cfg.arm
         raise UserError(
@@ -102,6 +104,8 @@ def _job(cfg: DictConfig, about: dict) -> dict:
     plain, experiment = resolved(cfg), Path(HydraConfig.get().sweep.dir)
     if OmegaConf.is_missing(plain.concept, "images"):
         return _say("left out", about, "concept=custom names no pictures")
+    folder = experiment / key(plain, NOT_KEYED)  # Hydra's own, see job_key
+    plain = check("train", plain)
     about["concept"] = str(plain.concept.images)  # until its name is known
     concept = concept_of(plain)
     about["concept"] = concept.name
@@ -113,7 +117,6 @@ def _job(cfg: DictConfig, about: dict) -> dict:
             f"trainer.devices={devices} does not work in an experiment; 1, or a list of one, is allowed: run the jobs side "
             "by side instead, with hydra/launcher=joblib, submitit_slurm or ray."
         )
-    folder = experiment / key(plain, NOT_KEYED)
     if (folder / "result.json").exists():
         result = read_result(folder / "result.json")
         if result["job"] != about:  # an arm or a concept that goes by another name now

@@ -127,10 +127,10 @@ class Captions:
             ) from error
 
     def _column(self, row: dict) -> str:
-        found = [self.column] if self.column else [c for c in COLUMNS if c in row]
-        if not found or found[0] not in row:
+        columns = [self.column] if self.column else [c for c in COLUMNS if c in row]
+        if not columns or columns[0] not in row:
             raise UserError(
                 f"captions={self.source} has no column {self.column or 'of captions'}; its columns are: "
                 f"{', '.join(row)}; name one with column=NAME."
             )
-        return found[0]
+        return columns[0]

@@ -9,9 +9,8 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.errors import UserError
 from perfusion.learning.models import covariance
-from perfusion.learning.module import PerfusionModule
+from perfusion.learning.module import PerfusionModule, about
 from perfusion.method.concept import Concept
 from perfusion.method.edit import inverse_metric
 from perfusion.method.pipeline import LoadedConcepts, load_concepts
@@ -22,15 +21,11 @@ BIASES = (0.6, 0.75, 0.9)  # of a picture: more likeness, the training bias, mor
 OF_PERFUSION = ("lock", "i_star_decay", "masked_prior", "i_star_gradient")
 
 
-def check_method(method: DictConfig) -> None:
-    """Raises UserError for rates that cannot work."""
-    for key in ("learning_rate", "rank"):
-        value = method.get(key, 1)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise UserError(f"method.{key}={value} does not work; a positive number is allowed.")
-    for value in method.get("strength") or []:
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-            raise UserError(f"method.strength holds {value}; numbers of at least 0 are allowed.")
+def about_run(cfg: DictConfig, concept: DictConfig) -> dict:
+    """What a run that goes on must have in common with the one before, as far as it is known before any weights load."""
+    if cfg.method.module:
+        return {"concept.name": concept.name, "concept.super_category": concept.super_category, "method": cfg.method.name}
+    return about(concept.name, concept.super_category, cfg.lock)
 
 
 def module_of(cfg: DictConfig, pipe, latents, concept: DictConfig) -> tuple:

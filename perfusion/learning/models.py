@@ -5,6 +5,7 @@ original layout; the latter needs model.config, a folder or hub id whose configu
 """
 
 import importlib.util
+import logging
 from functools import cache
 from pathlib import Path
 
@@ -17,32 +18,26 @@ from huggingface_hub import hf_hub_download
 from omegaconf import DictConfig
 from transformers import AutoTokenizer, CLIPTextConfig
 
-from perfusion.config import check_counts, home
+from perfusion.config import home
 from perfusion.errors import UserError
 from perfusion.learning.captions import Captions
-from perfusion.method.covariance import TOKENS, Covariance, second_moment
-from perfusion.method.fingerprint import base_hash
+from perfusion.method.covariance import Covariance, second_moment
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.text_encoders import text_encoder_of
 
+log = logging.getLogger(__name__)
 FILES = {"path": "model_index.json", "config": "model_index.json", "segmenter": "config.json"}
-DTYPES = ("float32", "float16", "bfloat16")
-ATTENTIONS = (None, "sdpa", "sliced", "xformers")
 SCHEDULERS = [kind.name for kind in KarrasDiffusionSchedulers]  # those that Stable Diffusion's pipelines can draw with
 
 
 def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter", "scorer")) -> None:
-    """Raises UserError where the model's parts are not to be had here, or a key of it is wrong; no weights are loaded."""
-    for key, allowed in (("dtype", DTYPES), ("attention", ATTENTIONS)):
-        if model.get(key) not in allowed:
-            raise UserError(f"model.{key}={model.get(key)} is unknown; allowed are: {', '.join(map(str, allowed))}.")
+    """Raises UserError where the model's parts are not to be had here; no weights are loaded."""
     if model.get("scheduler") and model.scheduler not in SCHEDULERS:
         raise UserError(
             f"model.scheduler={model.scheduler} is unknown; allowed are null, for the pipeline's own, and: "
             f"{', '.join(SCHEDULERS)}."
         )
-    check_counts(model, "resolution", "steps", "draw_batch", prefix="model.")
-    if model.resolution % 8:
-        raise UserError(f"model.resolution={model.resolution} does not work; a multiple of 8 is allowed.")
+    given = parts
     if model.get("attention") == "xformers" and importlib.util.find_spec("xformers") is None:
         raise UserError("model.attention=xformers needs the package xformers; allowed without it are sdpa and sliced.")
     if "path" in parts and is_single_file(model):
@@ -64,6 +59,21 @@ def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter"
                 f"model.scorer={model.scorer} is no NAME/TAG of open_clip; allowed are local-dir:FOLDER and those of "
                 "open_clip.list_pretrained(), such as ViT-B-32/openai."
             )
+    if "path" in given:
+        _check_scheduler(model)
+
+
+def _check_scheduler(model: DictConfig) -> None:
+    """Whether the scheduler can be made of the model's own, for so many steps: some need packages, or steps of their own."""
+    source = model.config if is_single_file(model) else model.path
+    try:
+        name = model.get("scheduler") or DiffusionPipeline.load_config(source)["scheduler"][1]
+        getattr(diffusers, name).from_pretrained(source, subfolder="scheduler").set_timesteps(model.steps)
+    except Exception as error:  # each scheduler's own
+        raise UserError(
+            f"model.scheduler={model.get('scheduler') or 'null'} cannot draw in model.steps={model.steps} here "
+            f"({_first_sentence(error)}); give another number of steps, or a scheduler such as DDIMScheduler."
+        ) from error
 
 
 def _pretrained() -> list[tuple[str, str]]:
@@ -157,7 +167,7 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
     if model.get("scheduler"):
         pipe.scheduler = getattr(diffusers, model.scheduler).from_config(pipe.scheduler.config)
     if dtype == torch.bfloat16:
-        pipe._perfusion_base_hash = base_hash(text_encoder_of(pipe), pipe.unet)
+        pipe._perfusion_base_hash = hash_of(pipe)
         pipe.to(dtype)
     pipe.to(device)
     if pipe.device.type == "cpu":  # convolutions are a fifth to a quarter faster so, on processors without bfloat16
@@ -189,14 +199,24 @@ def check_covariance(
         Covariance.load(file).check_width(encodings_width(model), file)
     elif source:
         Captions(source).check()
-    if not file and tokens not in TOKENS:
-        raise UserError(f'covariance.tokens="{tokens}" is unknown; allowed are: {", ".join(TOKENS)}.')
+    else:
+        _captions_of(model.captions)
+
+
+def _captions_of(module: str):
+    try:
+        return hydra.utils.get_object(f"{module}.captions")
+    except Exception as error:  # whatever the import of a module raises
+        raise UserError(
+            f"model.captions={module} cannot be imported ({' '.join(str(error).split())[:200]}); give a module that has "
+            "captions(count), such as perfusion.learning.captions, or a file with covariance.source=FILE."
+        ) from error
 
 
 @cache  # Emojiland's 100,000 take eight seconds, and every job of a sweep asks for them
 def own_captions(module: str, count: int) -> list[str]:
     """The first `count` captions of model.captions, the name of a module."""
-    return hydra.utils.get_object(f"{module}.captions")(count)
+    return _captions_of(module)(count)
 
 
 def covariance(
@@ -215,5 +235,5 @@ def covariance(
     texts = Captions(source, captions) if source else own_captions(model.captions, captions)
     return second_moment(
         texts, pipe.tokenizer, text_encoder_of(pipe), tokens,
-        cache_dir=home() / "covariance", shipped=model.get("covariances"),
+        cache_dir=home() / "covariance", shipped=model.get("covariances"), progress=log.isEnabledFor(logging.INFO),
     )  # fmt: skip

@@ -12,6 +12,7 @@ from perfusion.errors import UserError
 from perfusion.learning.data import Latents
 from perfusion.method.concept import Concept
 from perfusion.method.edit import augment, target_key
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.layers import cross_attentions, lock_o_star_k, widen
 from perfusion.method.text import TEMPLATES, add_placeholders, encode_pooled, mean_at, super_encoding, word_embedding
 from perfusion.method.text_encoders import text_encoder_of
@@ -58,7 +59,7 @@ class PerfusionModule(pl.LightningModule):
         self.beta, self.tau, self.lock, self.batch_size, self.seed = beta, tau, lock, batch_size, seed
         self.learning_rate, self.i_star_decay, self.templates = learning_rate, i_star_decay, templates
         self.masked_prior, self.i_star_gradient = masked_prior, i_star_gradient
-        text_encoder = text_encoder_of(pipe)
+        text_encoder, self.base_hash = text_encoder_of(pipe), hash_of(pipe)  # before anything is widened
         for frozen in (pipe.unet, pipe.vae, text_encoder):
             frozen.requires_grad_(False).eval()
         self.tokenizer, ids = add_placeholders(pipe.tokenizer, [trigger])
@@ -114,7 +115,14 @@ class PerfusionModule(pl.LightningModule):
             lock=self.lock, beta=self.beta, tau=self.tau, steps=self.global_step, **metadata,
         )  # fmt: skip
 
+    def about(self) -> dict:
+        """What another run must have in common to go on from this one's checkpoint."""
+        return about(self.trigger, self.super_category, self.lock, self.base_hash)
+
     # -- training -----------------------------------------------------------------------------------------------------
+    def on_save_checkpoint(self, checkpoint) -> None:
+        checkpoint["perfusion"] = self.about()
+
     def on_load_checkpoint(self, checkpoint) -> None:
         # The buffer i_star is loaded after this; the widened layers read it at the next step.
         self.widened.set_i_star(checkpoint["state_dict"]["i_star"][None])
@@ -194,6 +202,12 @@ class PerfusionModule(pl.LightningModule):
         groups = [{"params": [self.embedding], "lr": rate["embedding"]}]
         groups += [{"params": [p], "lr": rate["o_star"] * scale(p)} for p in [*self.o_star_v, *self.o_star_k]]
         return torch.optim.AdamW(groups, weight_decay=0.0)
+
+
+def about(trigger: str, super_category: str, lock: str, base_hash: str | None = None) -> dict:
+    """What a run must have in common with the one it goes on from: {the key that says it: its value}."""
+    of_weights = {"model (hash of its weights)": base_hash} if base_hash else {}
+    return {"concept.name": trigger, "concept.super_category": super_category, "lock": lock} | of_weights
 
 
 def masked_error(mask: Tensor, error: Tensor) -> Tensor:

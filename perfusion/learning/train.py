@@ -1,6 +1,8 @@
 """perfusion train: pictures and a super-category in, a concept file, a result.json and a picture out."""
 
+import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,18 +11,19 @@ import pytorch_lightning as pl
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from perfusion.atomic import write_json
-from perfusion.config import CONF, check_counts, concept_of
-from perfusion.errors import UserError
+from perfusion.atomic import check_place, write_json, write_text
+from perfusion.config import CONF, concept_of
+from perfusion.config import check as check_keys
+from perfusion.errors import Stopped, UserError, told
+from perfusion.learning import resume
+from perfusion.learning.checkpoints import Checkpoints
 from perfusion.learning.data import ConceptData, picture_paths
 from perfusion.learning.masks import mask_path
 from perfusion.learning.methods import (
+    about_run,
     at_points,
-    check_method,
     module_of,
     open_learned,
     operating_points,
@@ -28,36 +31,42 @@ from perfusion.learning.methods import (
     word_of,
 )
 from perfusion.learning.models import check_covariance, check_model, load_pipeline, load_tokenizer
+from perfusion.learning.progress import Progress
 from perfusion.learning.selection import Selection
 from perfusion.method.attention import look
-from perfusion.method.concept import LOCKS
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import add_placeholders, single_token
-from perfusion.plots import attention_rows, grid
+from perfusion.plots import attempt, attention_rows, grid
 from perfusion.results import forget_peak, peak_mib
 from perfusion.scorers import open_scorer
 
+log = logging.getLogger(__name__)
 SMALL = 32 * 32  # latents: above, plain products would fill the memory, which grows with the square (SD 1.5: 64 x 64)
 
 
-def train(cfg: DictConfig, folder: Path) -> dict:
+def train(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> dict:
     """Learn cfg.concept; write concept.safetensors, result.json, config.yaml, metrics.csv, masks.png, picture.png,
     attention.png, selection/STEP.png and last.ckpt to `folder`.
 
-    Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work.
+    callbacks: more of Lightning's, called before the training's own: to watch it, or to stop it (trainer.should_stop).
+    Returns what result.json holds. Raises UserError, before any weights load, for input that cannot work, and Stopped
+    where a signal ended it, after all is saved.
     """
-    failed = True
+    failed, cfg = True, check_keys("train", cfg)
     try:
         started = time.perf_counter()
         forget_peak()
         concept = concept_of(cfg)
         check(cfg, concept)
         run = build(cfg, concept, folder)
+        run.trainer.callbacks[:0] = callbacks  # before Selection, which saves when one stops the training
         fit(run, cfg)
         seconds = time.perf_counter() - started
         # Under DDP the first process alone writes.
         result = finish(run, cfg, concept.name, seconds, folder) if run.trainer.is_global_zero else {}
+        if run.selection.signal:
+            raise Stopped(run.selection.signal)
         failed = False
         return result
     finally:
@@ -82,40 +91,42 @@ class Run:
 def check(cfg: DictConfig, concept: DictConfig) -> None:
     """Raises UserError for input that cannot work; no weights are loaded."""
     check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
-    check_method(cfg.method)
     if not cfg.method.module:
         check_covariance(cfg.model, **cfg.covariance)
     tokenizer = load_tokenizer(cfg.model)
     single_token(tokenizer, concept.super_category)
     add_placeholders(tokenizer, [concept.name])
-    if cfg.masks not in ("clipseg", None):
-        raise UserError(f"masks={cfg.masks} is unknown; allowed are clipseg and null.")
-    if cfg.lock not in LOCKS:
-        raise UserError(f"lock={cfg.lock} is unknown; a concept is trained with one of: {', '.join(LOCKS)}.")
-    check_counts(cfg, "batch_size", "max_steps", *(["shots"] if cfg.shots is not None else []))
-    if cfg.i_star_gradient and cfg.model.get("gradient_checkpointing"):
-        raise UserError(
-            "i_star_gradient=true does not go with model.gradient_checkpointing=true; set one of them to false."
-        )
-    if cfg.resume and not Path(cfg.resume).is_file():
-        raise UserError(f"resume={cfg.resume} does not exist; give a run's last.ckpt, or null to start anew.")
+    count = len(picture_paths(concept.images))
+    if cfg.shots is not None and cfg.shots > count:
+        raise UserError(f"shots={cfg.shots} is more than the {count} pictures in {concept.images}; null learns from all.")
+    if cfg.concept_file:
+        check_place("concept_file", cfg.concept_file)
+    if cfg.resume:
+        resume.check(resume.read(cfg.resume), cfg, about_run(cfg, concept))
 
 
 def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     """Trainer, masks, models, module and callbacks, in the order in which what is cheap can still fail."""
-    checkpoint = ModelCheckpoint(
-        folder, filename="last", every_n_train_steps=cfg.selection.every or cfg.max_steps, enable_version_counter=False
-    )
-    trainer = trainer_of(cfg, checkpoint, folder)
-    paths = picture_paths(concept.images)[: cfg.shots]
+    trainer = trainer_of(cfg, folder)
+    if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    paths = picture_paths(concept.images, tell=False)[: cfg.shots]
     data = ConceptData(paths, cfg.model.resolution, concept.super_category, cfg.model.segmenter, cfg.masks, cfg.flip)
+    device = trainer.strategy.root_device
+    if trainer.is_global_zero:
+        log.info(
+            f"learning:  {concept.name} (a {concept.super_category}) from {len(paths)} "
+            f"picture{'s' * (len(paths) > 1)} in {told(paths[0].parent)}, on {device}"
+        )
     if cfg.masks:
-        data.show(folder / "masks.png")
-        print(f"masks:    {folder / 'masks.png'} (edit {mask_path(paths[0]).parent}/*.mask.png to change one)")
+        attempt(data.show, path=folder / "masks.png")
+        masks = told(mask_path(paths[0]).parent)
+        log.info(f"masks:     {told(folder / 'masks.png')} (to change one, edit {masks}/*.mask.png)")
 
     scorer = open_scorer(cfg.model.scorer)  # before the long part: it may have to be downloaded
     pl.seed_everything(cfg.seed, verbose=False)
-    pipe = load_pipeline(cfg.model, trainer.strategy.root_device)
+    pipe = load_pipeline(cfg.model, device)
     positions = (cfg.model.resolution // pipe.vae_scale_factor) ** 2
     if pipe.device.type == "cpu" and not cfg.model.get("attention") and positions <= SMALL:
         pipe.unet.set_attn_processor(AttnProcessor())  # the fused kernel's backward is slower than plain products there
@@ -125,58 +136,96 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     settings = OmegaConf.to_container(cfg, resolve=True)
     file = folder / "concept.safetensors"
     selection = Selection(cfg.selection, Sampling.of(cfg.model), scorer, data.pictures, metadata, file)
-    trainer.callbacks.insert(0, selection)
+    trainer.callbacks.append(selection)
     dashboard = next((logger for logger in trainer.loggers if type(logger).__name__ == "WandbLogger"), None)
     if dashboard:
         from perfusion.learning.dashboard import Dashboard
 
-        trainer.callbacks.insert(1, Dashboard(dashboard, selection, settings, folder))
+        trainer.callbacks.append(Dashboard(dashboard, selection, settings, folder))
+    if cfg.resume:
+        checkpoint = resume.read(cfg.resume)
+        resume.check(checkpoint, cfg, module.about())
+        resume.check_tensors(checkpoint, cfg, module.state_dict())
     return Run(trainer, module, data, selection, condition, dashboard)
 
 
 def fit(run: Run, cfg: DictConfig) -> None:
+    """Train. Raises UserError, saying what is kept, where the loss is not finite or the memory too small."""
     micro_batches = cfg.max_steps * cfg.trainer.accumulate_grad_batches
-    run.trainer.fit(run.module, range(micro_batches), ckpt_path=cfg.resume, weights_only=True)
+    file, checkpoint = run.selection.path, cfg.resume and resume.checkpoint_of(cfg.resume)
+    try:
+        run.trainer.fit(run.module, range(micro_batches), ckpt_path=checkpoint, weights_only=True)
+    except (UserError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, UserError) and "memory" not in str(error):
+            raise
+        said = str(error) if isinstance(error, UserError) else (
+            f"training stopped: the memory is too small ({' '.join(str(error).split())[:100]}); give a smaller batch_size than "
+            f"{cfg.batch_size}, model.draw_batch than {cfg.model.draw_batch}, or model.gradient_checkpointing=true."
+        )  # fmt: skip
+        raise UserError(f"{said} {f'What was kept so far is in {file}.' if file.exists() else ''}".strip()) from error
+    if run.trainer.is_global_zero and not file.exists():  # no step was trained
+        run.module.concept(**run.selection.metadata).save(file)
 
 
 def finish(run: Run, cfg: DictConfig, name: str, seconds: float, folder: Path) -> dict:
-    """The kept concept's pictures and files; returns what result.json holds."""
+    """The kept concept's files, then its pictures, which a training that a signal ended goes without.
+
+    Returns what result.json holds. Raises UserError, at the very end, where concept_file could not be written.
+    """
     file, pipe = run.selection.path, run.module.pipe
-    concept = open_learned(cfg.method, file)
+    concept, failure = open_learned(cfg.method, file), None
     if cfg.concept_file:
-        concept.save(cfg.concept_file)
-    run.module.detach()
-    trained = {"train_seconds": round(seconds, 1), "peak_mib": peak_mib()}
-    if cfg.picture:
-        show(pipe, concept, run.data, cfg, folder / "picture.png")
-    if cfg.attention:
-        show_attention(pipe, concept, cfg, folder / "attention.png")
+        try:
+            concept.save(cfg.concept_file)
+        except OSError as error:
+            failure = error
     result = {
-        "concept": name, "method": cfg.method.name, **trained, "kept_step": concept.steps,
+        "concept": name, "method": cfg.method.name, "train_seconds": round(seconds, 1), "peak_mib": peak_mib(),
+        "kept_step": concept.steps,
         "trainable": sum(p.numel() for p in run.module.parameters()), "file_bytes": file.stat().st_size,
         "covariance_condition": run.covariance_condition, "selection": run.selection.history,
     }  # fmt: skip
-    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
     write_json(folder / "result.json", result)
+    kept = file if failure or not cfg.concept_file else cfg.concept_file
+    if run.selection.signal:
+        print(f"concept:  {kept}")
+        print(f"{name}: stopped at step {run.module.global_step} of {cfg.max_steps}, step {concept.steps} kept, {seconds:.0f} s; "
+              f"to go on: resume={folder}", flush=True)  # fmt: skip
+        return result
+    run.module.detach()
+    if cfg.picture:
+        attempt(show, pipe, concept, run.data, cfg, path=folder / "picture.png")
+    if cfg.attention:
+        attempt(show_attention, pipe, concept, cfg, path=folder / "attention.png")
     if run.dashboard:
         from perfusion.learning.dashboard import show_end
 
         show_end(run.dashboard, folder, concept)
-    print(f"concept:  {cfg.concept_file or file}")
+    print(f"kept:      step {concept.steps} of {run.trainer.global_step}, {seconds:.0f} s")
+    print(f"concept:   {told(kept)} ({file.stat().st_size:,} bytes)")
     if cfg.picture:
-        print(f"picture:  {folder / 'picture.png'}")
-    print(f"{name}: step {concept.steps} of {cfg.max_steps} kept, {seconds:.0f} s")
+        print(f"picture:   {told(folder / 'picture.png')}")
+    if failure:
+        raise UserError(
+            f"concept_file={cfg.concept_file} could not be written ({failure.strerror or failure}); the concept is in {file}, from where "
+            "it can be copied."
+        )
     return result
 
 
-def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl.Trainer:
+def trainer_of(cfg: DictConfig, folder: Path) -> pl.Trainer:
     """The Lightning trainer of cfg.trainer. Raises UserError where this machine has not what it asks for."""
+    callbacks = [Progress()] if cfg.trainer.get("enable_progress_bar", True) else []
+    micro_batches = cfg.max_steps * cfg.trainer.accumulate_grad_batches
     try:
         return pl.Trainer(
-            **cfg.trainer, max_steps=cfg.max_steps, callbacks=[checkpoint], logger=loggers_of(cfg.logger, folder),
-            default_root_dir=folder, enable_model_summary=False, log_every_n_steps=5,
+            **OmegaConf.to_container(cfg.trainer, resolve=True), max_steps=cfg.max_steps, logger=loggers_of(cfg.logger, folder),
+            callbacks=callbacks, default_root_dir=folder, enable_model_summary=False,
+            log_every_n_steps=min(5, micro_batches), enable_checkpointing=False, plugins=[Checkpoints()],
         )  # fmt: skip
-    except (MisconfigurationException, ImportError, ValueError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Lightning's own checks raise errors of many kinds
         raise UserError(
             f"trainer={OmegaConf.to_container(cfg.trainer)} cannot run here ({' '.join(str(error).split())}); "
             f"allowed are: {', '.join(sorted(p.stem for p in (CONF / 'trainer').glob('*.yaml')))}, on a machine that has "
@@ -187,8 +236,14 @@ def trainer_of(cfg: DictConfig, checkpoint: ModelCheckpoint, folder: Path) -> pl
 def loggers_of(logger: DictConfig, folder: Path) -> list:
     """The one logger of conf/logger/csv.yaml, or several by name; each writes to `folder` or to its own save_dir."""
     several = [logger] if "_target_" in logger else [logger[name] for name in logger]
-    # Absolute, as wandb's own process keeps the working directory that it was started in.
-    return [hydra.utils.instantiate(one, save_dir=one.get("save_dir") or str(folder.resolve())) for one in several]
+    try:
+        # Absolute, as wandb's own process keeps the working directory that it was started in.
+        return [hydra.utils.instantiate(one, save_dir=one.get("save_dir") or str(folder.resolve())) for one in several]
+    except Exception as error:  # of the logger's own
+        raise UserError(
+            f"logger={OmegaConf.to_container(logger, resolve=True)} cannot be made ({' '.join(str(error).split())[:200]}); "
+            "allowed are csv, wandb, null for none, and any of Lightning's loggers with its own keys."
+        ) from error
 
 
 @torch.no_grad()
@@ -196,8 +251,10 @@ def show_attention(pipe, concept, cfg: DictConfig, path: Path) -> None:
     """Where the words of the selection's first four prompts are looked at."""
     prompts = [p.format(word_of(concept)) for p in cfg.selection.prompts[:4]]
     handle = put_on(pipe, concept)
-    looked = look(pipe, prompts, [cfg.selection.seed + i for i in range(len(prompts))], Sampling.of(cfg.model))
-    handle.unload()
+    try:
+        looked = look(pipe, prompts, [cfg.selection.seed + i for i in range(len(prompts))], Sampling.of(cfg.model))
+    finally:
+        handle.unload()
     grid(attention_rows(looked), path)
 
 
@@ -212,11 +269,13 @@ def show(pipe, concept, data: ConceptData, cfg: DictConfig, path: Path) -> None:
     rows = [("photos", [("", p) for p in data.pictures[: len(prompts)]]),
             ("base model", [(p.format(word), i) for p, i in zip(prompts, base)])]  # fmt: skip
     handle = put_on(pipe, concept)
-    for label, point in operating_points(cfg.method.strength):
-        with at_points(handle, [point] * len(prompts)):
-            drawn = draw(pipe, named, seeds, sampling)
-        rows.append((f"{concept.trigger}\n{label}", list(zip(named, drawn))))
-    handle.unload()
+    try:
+        for label, point in operating_points(cfg.method.strength):
+            with at_points(handle, [point] * len(prompts)):
+                drawn = draw(pipe, named, seeds, sampling)
+            rows.append((f"{concept.trigger}\n{label}", list(zip(named, drawn))))
+    finally:
+        handle.unload()
     grid(rows, path)
 
 

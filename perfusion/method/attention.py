@@ -24,7 +24,8 @@ class AttentionMaps:
     """
 
     def __init__(self, side: int):
-        self.side, self.total, self.calls, self.latents = side, None, 0, None
+        self.side, self.calls, self.latents = side, 0, (side, side)
+        self.total: Tensor | None = None
 
     def seen(self, unet, args: tuple, kwargs: dict) -> None:
         """A forward pre-hook."""

@@ -1,23 +1,23 @@
 """C, the uncentred second moment of token encodings over many captions: streamed, resumable, cached.
 
-method.md 2.5, 2.6.
+docs/method.md 2.5, 2.6.
 """
 
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from perfusion.atomic import whole
+from perfusion.atomic import write_tensors
 from perfusion.errors import UserError, install
 from perfusion.method.fingerprint import tensors_hash
 
@@ -45,7 +45,7 @@ class Covariance:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the file at once or not at all."""
-        _write(Path(path), {"C": self.C}, {"count": str(self.count), "hash": self.hash, "encoder": self.encoder})
+        _write(Path(path), self.C, {"count": str(self.count), "hash": self.hash, "encoder": self.encoder})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Covariance":
@@ -61,15 +61,15 @@ class Covariance:
                 f"{PUBLISHED} for SD 1.5's published one, or null to have it measured."
             )
         try:
-            with safe_open(path, framework="pt") as file:
-                C, metadata = file.get_tensor("C").double(), file.metadata() or {}
-        except SafetensorError as error:
+            C, metadata = _read(Path(path))
+            C, count = C.double(), int(metadata.get("count", 0))
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"covariance.file={path} is not a covariance ({error}); give a file that `perfusion covariance` wrote."
             ) from error
         _check(C, path)
         hash = metadata.get("hash") or tensors_hash([C])
-        return cls(C, int(metadata.get("count", 0)), hash, metadata.get("encoder", ""))
+        return cls(C, count, hash, metadata.get("encoder", ""))
 
     def check_encoder(self, text_encoder, where: str) -> None:
         """Raises UserError where this C is of other encodings than the text encoder's."""
@@ -98,7 +98,7 @@ def published() -> Covariance:
     The package is found, not imported. Raises UserError where it is not installed.
     """
     spec = importlib.util.find_spec(PUBLISHED)
-    if spec is None:
+    if spec is None or spec.origin is None:
         raise UserError(
             f"covariance.file={PUBLISHED} needs the package that holds it, which is not installed; "
             f"install it with {install('covariance')}."
@@ -110,7 +110,7 @@ def published() -> Covariance:
 
 
 def _check(C: Tensor, path) -> None:
-    square = C.dim() == 2 and C.shape[0] == C.shape[1]
+    square = C.dim() == 2 and C.shape[0] == C.shape[1] > 0
     if not square or not torch.isfinite(C).all() or (C - C.T).abs().max() > 1e-6 * C.abs().max():
         raise UserError(
             f"covariance.file={path} holds a {' x '.join(map(str, C.shape))} tensor; a finite, square, symmetric one "
@@ -118,9 +118,30 @@ def _check(C: Tensor, path) -> None:
         )
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    with whole(path) as part:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata)
+def _write(path: Path, C: Tensor, metadata: dict[str, str]) -> None:
+    write_tensors(path, {"C": C}, metadata | {"sum": _sum(C, metadata)})
+
+
+def _read(path: Path) -> tuple[Tensor, dict[str, str]]:
+    """C and the metadata of `_write`. Raises ValueError, with the reason, for anything else; older files have no sum."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if list(file.keys()) != ["C"]:
+                raise ValueError(f"it holds {sorted(file.keys())}, not C alone")
+            C = file.get_tensor("C")
+    except (SafetensorError, TypeError, AttributeError) as error:  # of a kind of number that torch has not
+        raise ValueError(" ".join(str(error).split())) from error
+    expected = metadata.pop("sum", None)
+    if not C.is_floating_point() or expected not in (None, _sum(C, metadata)):
+        raise ValueError("it is damaged: its sum is another")
+    return C, metadata
+
+
+def _sum(C: Tensor, metadata: dict[str, str]) -> str:
+    """A digest of all that a file holds, so that no number changes unseen."""
+    values = C.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(f"{C.dtype} {tuple(C.shape)} {sorted(metadata.items())} ".encode() + values).hexdigest()[:16]
 
 
 def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str) -> Tensor:
@@ -169,10 +190,10 @@ def second_moment(
             digest.update(f"{caption}\n".encode())
         hash = digest.hexdigest()[:32]
         path = Path(cache_dir) / f"covariance-{hash}.safetensors"
-        for folder in filter(None, (shipped, cache_dir)):
-            if (Path(folder) / path.name).is_file():
-                found = Covariance.load(Path(folder) / path.name)
-                return Covariance(found.C, found.count, hash, encoder)
+        for folder in (shipped, cache_dir):
+            if folder and (Path(folder) / path.name).is_file():
+                measured = Covariance.load(Path(folder) / path.name)
+                return Covariance(measured.C, measured.count, hash, encoder)
         state = state or path.with_suffix(".state")
 
     device, limit = text_encoder.get_input_embeddings().weight.device, tokenizer.model_max_length
@@ -186,8 +207,10 @@ def second_moment(
         desc="covariance",
         unit=" captions",
         initial=seen,
-        total=len(captions) if hasattr(captions, "__len__") else None,
+        total=len(captions) if isinstance(captions, Sized) else None,
         disable=not progress,
+        leave=False,
+        mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file is not redrawn
     )
     for chunk in _batched(stream, save_every * batch_size):
         for caption in chunk:
@@ -208,16 +231,16 @@ def second_moment(
             bar.update(len(part))
         seen += len(chunk)
         if state:
-            _write(Path(state), {"C": C.cpu()}, {"count": str(count), "seen": str(seen), "digest": digest.hexdigest()})
+            _write(Path(state), C.cpu(), {"count": str(count), "seen": str(seen), "digest": digest.hexdigest()})
     bar.close()
     if not count:
         raise UserError("captions is empty; at least one caption is needed, and about 100,000 for a good C.")
-    found = Covariance((C / count).cpu(), count, digest.hexdigest()[:32], encoder)
+    measured = Covariance((C / count).cpu(), count, digest.hexdigest()[:32], encoder)
     if path:
-        found.save(path)
+        measured.save(path)
     if state:
         Path(state).unlink()
-    return found
+    return measured
 
 
 def _batched(stream: Iterator[str], size: int) -> Iterator[list[str]]:
@@ -227,9 +250,11 @@ def _batched(stream: Iterator[str], size: int) -> Iterator[list[str]]:
 
 def _resume(state: Path, stream, digest) -> tuple[Tensor, int, int]:
     """The running sum [d, d], its tokens and its captions; moves `stream` and `digest` past these captions."""
-    with safe_open(state, framework="pt") as file:
-        C, metadata = file.get_tensor("C"), file.metadata()
-    count, seen = int(metadata["count"]), int(metadata["seen"])
+    try:
+        C, metadata = _read(state)
+        count, seen = int(metadata["count"]), int(metadata["seen"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{state} is not the state of a measurement ({error}); delete it to start anew.") from error
     for caption in islice(stream, seen):
         digest.update(f"{caption}\n".encode())
     if digest.hexdigest() != metadata["digest"]:

@@ -94,7 +94,10 @@ class WidenedLinear(nn.Module):
 
     def forget(self) -> None:
         """Drop the stored output."""
-        self._seen, self._key, self._output = lambda: None, None, None
+        self._kept: tuple | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_kept": None}  # of a copy, or in a file: it belongs to a tensor of this process
 
     def project(self, x: Tensor) -> Tensor:
         """The linear map itself, on [..., d + 2J]."""
@@ -120,14 +123,14 @@ class WidenedLinear(nn.Module):
         tensors = [*self.parameters(), *self.buffers()]
         if any(t.is_inference() for t in (x, *tensors)):
             return self.project(self.slice(x, width))
-        key = [(t.data_ptr(), t._version) for t in tensors] + [x._version, torch.is_autocast_enabled(x.device.type)]
+        key: list = [(t.data_ptr(), t._version) for t in tensors] + [x._version, torch.is_autocast_enabled(x.device.type)]
         if self.base is not None and _is_lora(self.base):
             lora = self.base
             key += [lora.disable_adapters, *lora.active_adapters, *lora.merged_adapters, *lora.scaling.items()]
-        if self._seen() is not x or self._key != key:
-            self._output = self.project(self.slice(x, width))
-            self._seen, self._key = weakref.ref(x), key
-        return self._output
+        kept = self._kept  # read and written at once, as several threads may draw
+        if kept is None or kept[0]() is not x or kept[1] != key:
+            self._kept = kept = weakref.ref(x), key, self.project(self.slice(x, width))
+        return kept[2]
 
     def slice(self, x: Tensor, width: int) -> Tensor:
         """The layer's part of the input: V reads the first encoding, K the last (they may be the same)."""

@@ -8,7 +8,8 @@
 
 `encode_prompt` of this one pipeline object is overridden: its encodings come out with the gates' columns beside them
 (edit.augment), and the denoiser's widened to_k / to_v read those. A ControlNet is handed the encodings without the
-columns. The methods that load or change a LoRA widen the denoiser anew, around the LoRA.
+columns. The methods that load, change or save parts of the pipeline find it without concepts, which are put back around
+what they leave.
 """
 
 import functools
@@ -25,15 +26,14 @@ from perfusion.errors import UserError
 from perfusion.method.concept import Concept
 from perfusion.method.edit import augment, overlap
 from perfusion.method.fingerprint import hash_of
-from perfusion.method.layers import lock_o_star_k, widen
+from perfusion.method.layers import WidenedLinear, cross_attentions, lock_o_star_k, widen
 from perfusion.method.memo import remembered
 from perfusion.method.text import PlaceholderRows, add_placeholders, held_tokens, super_encoding, tokenize, twin_prompts
-from perfusion.method.text_encoders import text_encoder_of
+from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
 
 PARTS = ("tokenizer", "text_encoder", "unet", "encode_prompt")
-TOKENIZERS = ("tokenizer", "tokenizer_2")
-# Methods of a pipeline that change what W is.
-LORA = (
+# Methods of a pipeline that change what W or the tokens are, or write them.
+ON_THE_BASE = (
     "load_lora_weights",
     "unload_lora_weights",
     "set_adapters",
@@ -42,6 +42,12 @@ LORA = (
     "disable_lora",
     "fuse_lora",
     "unfuse_lora",
+    "load_textual_inversion",
+    "unload_textual_inversion",
+    "load_ip_adapter",
+    "unload_ip_adapter",
+    "save_pretrained",
+    "push_to_hub",
 )
 
 
@@ -71,6 +77,11 @@ def load_concepts(
         raise UserError(
             f"concepts {list(pipe._perfusion.concepts)} are loaded already; call unload() on their handle first and "
             "load all that you need together."
+        )
+    if any(isinstance(a.to_k, WidenedLinear) for a in cross_attentions(pipe.unet).values()):
+        raise UserError(
+            f"the unet of this {type(pipe).__name__} holds concepts already, which were loaded on another pipeline that shares "
+            "it; call unload() on their handle first, or give each pipeline a unet of its own."
         )
     if not concepts:
         raise UserError('concepts={} is empty; give at least one, as {"teddy*": "teddy.safetensors"}.')
@@ -121,28 +132,63 @@ class LoadedConcepts:
     def __init__(self, pipe, concepts: dict[str, Concept], always_on: bool, global_edit: bool):
         self.pipe, self.concepts, self.always_on, self.global_edit = pipe, concepts, always_on, global_edit
         self.settings = {"beta": None, "tau": None, "lock": None}
-        self._encoder = text_encoder_of(pipe)
-        self._tokenizers = {name: getattr(pipe, name) for name in TOKENIZERS if getattr(pipe, name, None) is not None}
-        added = {name: add_placeholders(tokenizer, list(concepts)) for name, tokenizer in self._tokenizers.items()}
-        self.token_ids = added["tokenizer"][1]
+        add_placeholders(pipe.tokenizer, list(concepts))  # says whether the words will do, before all else
         stack = lambda name: torch.stack([getattr(c, name) for c in concepts.values()])
         self.i_stars, self.c_inv_i_stars = stack("i_star"), stack("c_inv_i_star")
         self._check_distinct()
+        self._install()
+
+    def _install(self) -> None:
+        """Put the concepts on the pipeline as it is. Raises UserError, before anything is changed, where they do not fit."""
+        pipe, concepts = self.pipe, self.concepts
+        self._encoder, self._tokenizers = text_encoder_of(pipe), tokenizers_of(pipe)
+        added = {name: add_placeholders(tokenizer, list(concepts)) for name, tokenizer in self._tokenizers.items()}
+        self.token_ids = added["tokenizer"][1]
         self._widen_denoiser()
         # From here on the pipeline changes in its other parts.
-        rows = {self.token_ids[trigger]: c.embedding for trigger, c in concepts.items()}
+        rows = [{ids[trigger]: c.embedding for trigger, c in concepts.items()} for _, ids in added.values()]
         self._rows = PlaceholderRows(self._encoder, rows)
         for name, (tokenizer, _) in added.items():
             setattr(pipe, name, tokenizer)
-        self._encode_base = pipe.encode_prompt
-        self._own = {name: pipe.__dict__.get(name) for name in ("encode_prompt", *LORA)}  # normally None: the class's
-        for name in LORA:
-            if hasattr(pipe, name):
-                setattr(pipe, name, self._widening_anew(getattr(pipe, name)))
+        changed = [name for name in ("encode_prompt", *ON_THE_BASE) if hasattr(pipe, name)]
+        self._own = {name: pipe.__dict__[name] for name in changed if name in pipe.__dict__}  # normally the class has them
+        for name in changed:
+            setattr(pipe, name, functools.partial(self._on_the_base, name))
         pipe.encode_prompt = self.encode_prompt
         controlnet = getattr(pipe, "controlnet", None)
         self._hook = controlnet and controlnet.register_forward_pre_hook(self._narrow, with_kwargs=True)
-        pipe._perfusion = self
+        self._changed, pipe._perfusion = changed, self
+
+    def _remove(self) -> None:
+        """The pipeline's own weights, tokenizers and methods: the same objects as before."""
+        self._widened.restore()
+        self._rows.remove()
+        if self._hook:
+            self._hook.remove()
+        for name, tokenizer in self._tokenizers.items():
+            # Another pipeline that was made of this one's parts may hold the tokenizer with the words: they leave it too.
+            getattr(self.pipe, name)._tokenizer = tokenizer._tokenizer
+            setattr(self.pipe, name, tokenizer)
+        for name in self._changed:
+            del self.pipe.__dict__[name]
+        self.pipe.__dict__.update(self._own)
+        self.pipe._perfusion = None
+
+    def _on_the_base(self, name: str, *args, **kwargs):
+        """A method of the pipeline, called on it without the concepts; they are put back around what it leaves."""
+        own = {id(getattr(self.pipe, part)): tokenizer for part, tokenizer in self._tokenizers.items()}
+        kwargs = {key: own.get(id(value), value) for key, value in kwargs.items()}  # tokenizer=pipe.tokenizer_2
+        args = [own.get(id(value), value) for value in args]
+        self._remove()
+        try:
+            return getattr(self.pipe, name)(*args, **kwargs)
+        finally:
+            self._install()
+
+    @property
+    def _encode_base(self):
+        """The pipeline's own encode_prompt. Not kept: a bound method would be unpickled as the one that stands in for it."""
+        return self._own.get("encode_prompt") or functools.partial(type(self.pipe).encode_prompt, self.pipe)
 
     def _widen_denoiser(self) -> None:
         """Put the concepts' rows beside W. Raises UserError, before anything is changed, where they do not fit."""
@@ -170,21 +216,6 @@ class LoadedConcepts:
             if word not in known:
                 known[word] = super_encoding(self._tokenizers["tokenizer"], self._encoder, word)
         return [known[word] for word in words]
-
-    def _widening_anew(self, method):
-        """A LoRA method of the pipeline on the pipeline's own layers; o*_K then follows from the W that it leaves."""
-
-        @functools.wraps(method)
-        def changed(*args, **kwargs):
-            if not self._widened.layers:  # called by another of them
-                return method(*args, **kwargs)
-            self._widened.restore()
-            try:
-                return method(*args, **kwargs)
-            finally:
-                self._widen_denoiser()
-
-        return changed
 
     def _narrow(self, module, args, kwargs):
         """A ControlNet's cross-attentions are stock: they take the encodings e alone, without the gates' columns."""
@@ -215,17 +246,7 @@ class LoadedConcepts:
         """
         if getattr(self.pipe, "_perfusion", None) is not self:
             raise UserError("these concepts are not loaded any more; call load_concepts(pipe, {...}) first.")
-        self._widened.restore()
-        self._rows.remove()
-        if self._hook:
-            self._hook.remove()
-        for name, tokenizer in self._tokenizers.items():
-            setattr(self.pipe, name, tokenizer)
-        for name, own in self._own.items():
-            self.pipe.__dict__.pop(name, None)
-            if own is not None:
-                setattr(self.pipe, name, own)
-        self.pipe._perfusion = None
+        self._remove()
 
     def set_gate(self, **settings) -> None:
         """Set beta, tau or lock for the calls to come; None goes back to the concepts' own.
@@ -295,21 +316,23 @@ class LoadedConcepts:
         d, J = self.i_stars.shape[1], len(self.concepts)
         if e.shape[-1] == 2 * (d + 2 * J):  # given by the user, out of this very encode_prompt
             return e
-        if texts is None:
+        if texts is None and not self.always_on:
             warnings.warn(
                 "plain prompt_embeds do not say which concepts they hold: drawn with every concept off; give "
-                "prompts, or embeds out of this pipeline's encode_prompt.",
+                "prompts, or embeds out of this pipeline's encode_prompt, or load_concepts(..., always_on=True).",
                 stacklevel=4,
             )
             zeros = e.new_zeros(*e.shape[:2], 2 * J)
             return torch.cat([e, zeros, e, zeros], dim=-1)
-        tokenizer, count = self.pipe.tokenizer, len(texts[0])
-        for prompts in texts:
-            tokenize(tokenizer, prompts)  # warns where a prompt is cut
-        # By each prompt, whichever text encoder it is for.
-        held = [set.union(*ids) for ids in zip(*(held_tokens(tokenizer, prompts) for prompts in texts), strict=True)]
-        has = [[self.always_on or i in row for row in held] for i in self.token_ids.values()]
-        on = torch.tensor(has).T.repeat_interleave(images, dim=0).to(e.device)
+        tokenizer, count = self.pipe.tokenizer, len(texts[0]) if texts else len(e) // images
+        on = torch.ones(len(e), J, dtype=torch.bool, device=e.device)
+        if texts:
+            for prompts in texts:
+                tokenize(tokenizer, prompts, self.token_ids)  # warns where a prompt is cut
+            # By each prompt, whichever text encoder it is for.
+            held = [set.union(*ids) for ids in zip(*(held_tokens(tokenizer, prompts) for prompts in texts), strict=True)]
+            has = [[self.always_on or i in row for row in held] for i in self.token_ids.values()]
+            on = torch.tensor(has).T.repeat_interleave(images, dim=0).to(e.device)
         gates = [
             torch.tensor([_values(self.concepts, name, v) for v in self._per_image(name, count, images)])
             for name in ("beta", "tau")
@@ -318,6 +341,11 @@ class LoadedConcepts:
         is_global = torch.tensor([lock == "global" for lock in self._per_image("lock", count, images)])
         if not is_global.any():
             return torch.cat([v, v], dim=-1)
+        if not texts:
+            raise UserError(
+                'lock="global" needs the prompts, to read them with the super-category\'s word, and plain prompt_embeds do not '
+                "say them; give prompts, or lock=None."
+            )
         words = {t: c.super_category for t, c in self.concepts.items()}
         twin = again([twin_prompts(prompts, words) for prompts in texts])
         k = augment(twin, self.i_stars, self.c_inv_i_stars, *gates, on if self.global_edit else torch.zeros_like(on))

@@ -8,6 +8,7 @@ trained, so removing the hooks restores the encoder exactly, and gradients reach
 import copy
 import difflib
 import re
+import threading
 import warnings
 from contextlib import contextmanager
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from perfusion.errors import UserError
 
-# method.md 4, as in the re-implementations.
+# docs/method.md 4, as in the re-implementations.
 TEMPLATES = (
     "a photo of a {}",
     "a good photo of a {}",
@@ -39,14 +40,22 @@ def single_token(tokenizer, super_category: str) -> int:
     ids = tokenizer(super_category, add_special_tokens=False).input_ids
     if len(ids) == 1 and ids[0] not in tokenizer.all_special_ids:
         return ids[0]
-    words = [token[:-4] for token in tokenizer.get_vocab() if token.endswith("</w>") and token[:-4].isalpha()]
-    parts = super_category.lower().split()
-    near = [part for part in reversed(parts) if part in words and len(parts) > 1]
-    near += [w for w in difflib.get_close_matches(super_category.lower(), words, n=5, cutoff=0.4) if w not in near]
     raise UserError(
         f'super_category="{super_category}" is {len(ids)} tokens of the tokenizer, exactly 1 is allowed; '
-        f"the nearest single-token words are: {', '.join(near) or 'none'}."
+        f"the nearest single-token words are: {', '.join(near_words(tokenizer, super_category)) or 'none'}."
     )
+
+
+def near_words(tokenizer, text: str, most: int = 5) -> list[str]:
+    """The single-token words nearest to `text` in spelling: the word itself first, else those that a phrase holds."""
+    words = [token[:-4] for token in tokenizer.get_vocab() if token.endswith("</w>") and token[:-4].isalpha()]
+    near = [part for part in reversed(text.lower().split()) if part in words]
+    return near + [w for w in difflib.get_close_matches(text.lower(), words, n=most, cutoff=0.4) if w not in near]
+
+
+def written(trigger: str) -> re.Pattern:
+    """Where a prompt holds a trigger as a word: the boundaries of an AddedToken with single_word=True, any case."""
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
 
 
 def add_placeholders(tokenizer, triggers: list[str]):
@@ -99,14 +108,16 @@ class PlaceholderRows:
     """Hooks that give placeholder tokens their learned embeddings; `remove()` takes them out.
 
     rows: {token id: vector [d_tok]}, read at every call, so a Parameter is trained through the frozen text encoder. Of
-    several towers the vector holds the embeddings one after the other.
+    several towers the vector holds the embeddings one after the other; a list has each one's own token ids.
     """
 
-    def __init__(self, text_encoder, rows: dict[int, Tensor]):
-        self._handles, start = [], 0
-        for tower in towers(text_encoder):
+    def __init__(self, text_encoder, rows: dict[int, Tensor] | list[dict[int, Tensor]]):
+        self._handles, start, parts = [], 0, towers(text_encoder)
+        for tower, own in zip(parts, rows if isinstance(rows, list) else [rows] * len(parts), strict=True):
             width = tower.get_input_embeddings().weight.shape[1]
-            self._handles += _install(tower, rows, slice(start, start + width))
+            hooks = _TowerRows(own, slice(start, start + width))
+            self._handles.append(tower.register_forward_pre_hook(hooks.hide, with_kwargs=True))
+            self._handles.append(tower.get_input_embeddings().register_forward_hook(hooks.write))
             start += width
 
     def remove(self) -> None:
@@ -114,31 +125,27 @@ class PlaceholderRows:
             handle.remove()
 
 
-def _install(tower, rows: dict[int, Tensor], part: slice) -> list:
-    """The hooks on one text encoder, which reads `part` of every row; their handles."""
-    seen = []  # the ids of the call under way
+class _TowerRows:
+    """The hooks on one text encoder, which reads `part` of every row. A class, so that they are copied and pickled with it."""
 
-    def hide(module, args, kwargs):
+    def __init__(self, rows: dict[int, Tensor], part: slice):
+        self.rows, self.part, self.seen = rows, part, {}
+
+    def hide(self, module, args, kwargs):
         # The ids lie beyond the matrix: look up any row in their place, `write` replaces what comes out. They are hidden
         # from the whole encoder: one that pools at its largest id (SDXL's second) would take a placeholder for the end.
         ids = args[0] if args else kwargs["input_ids"]
-        seen.append(ids)
-        hidden = ids.masked_fill(torch.isin(ids, torch.tensor(list(rows), device=ids.device)), 0)
+        self.seen[threading.get_ident()] = ids  # of the call under way, in each thread that draws
+        hidden = ids.masked_fill(torch.isin(ids, torch.tensor(list(self.rows), device=ids.device)), 0)
         return ((hidden, *args[1:]), kwargs) if args else (args, kwargs | {"input_ids": hidden})
 
-    def write(module, args, output):
-        ids = seen.pop()
-        for token_id in rows.keys() & set(ids.unique().tolist()):  # of many concepts a prompt holds few
+    def write(self, module, args, output):
+        ids = self.seen.pop(threading.get_ident())
+        for token_id in self.rows.keys() & set(ids.unique().tolist()):  # of many concepts a prompt holds few
             # The ids' own device may be another than the encoder's, under CPU offload.
             here = (ids == token_id).to(output.device)[..., None]
-            output = torch.where(here, rows[token_id][part].to(output), output)
+            output = torch.where(here, self.rows[token_id][self.part].to(output), output)
         return output
-
-    embedding = tower.get_input_embeddings()
-    return [
-        tower.register_forward_pre_hook(hide, with_kwargs=True),
-        embedding.register_forward_hook(write),
-    ]
 
 
 @contextmanager
@@ -152,14 +159,19 @@ def placeholder_rows(text_encoder, rows: dict[int, Tensor] | None):
             hooks.remove()
 
 
-def tokenize(tokenizer, prompts: list[str]) -> Tensor:
-    """Token ids [B, T], padded and cut to the tokenizer's limit as diffusers does; warns where a prompt is cut."""
+def tokenize(tokenizer, prompts: list[str], words: dict[str, int] | None = None) -> Tensor:
+    """Token ids [B, T], padded and cut to the tokenizer's limit as diffusers does; warns where a prompt is cut.
+
+    words: {placeholder: token id}: the warning names those of them that no part of the prompt is left of.
+    """
     limit = tokenizer.model_max_length
     for prompt, ids in zip(prompts, tokenizer(prompts, truncation=False, verbose=False).input_ids):
         if len(ids) > limit:
+            lost = [word for word, i in (words or {}).items() if i in ids and i not in ids[: limit - 1]]
+            without = f", {' and '.join(lost)} among them, without which it is drawn" if lost else ""
             warnings.warn(
                 f'prompt "{prompt}" has {len(ids)} tokens, the text encoder takes {limit}: '
-                f"the last {len(ids) - limit} before the end are ignored; shorten it.",
+                f"the last {len(ids) - limit} before the end are ignored{without}; shorten it.",
                 stacklevel=2,
             )
     return tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
@@ -186,9 +198,7 @@ def encode_pooled(tokenizer, text_encoder, prompts: list[str], rows: dict[int, T
 def twin_prompts(prompts: list[str], super_categories: dict[str, str]) -> list[str]:
     """The prompts with every trigger replaced by its super-category's word: no other token changes or moves."""
     for trigger, super_category in super_categories.items():
-        # The boundaries of an AddedToken with single_word=True: no word character on either side.
-        pattern = rf"(?<!\w){re.escape(trigger)}(?!\w)"
-        prompts = [re.sub(pattern, lambda _, word=super_category: word, p, flags=re.IGNORECASE) for p in prompts]
+        prompts = [written(trigger).sub(lambda _, word=super_category: word, p) for p in prompts]
     return prompts
 
 

@@ -9,6 +9,18 @@ from perfusion.errors import UserError
 from perfusion.method.memo import kept
 
 
+def tokenizers_of(pipe) -> dict:
+    """The pipeline's tokenizers by their names, one for each text encoder that `text_encoder_of` joins."""
+    names = ("tokenizer", "tokenizer_2") if getattr(pipe, "text_encoder_2", None) is not None else ("tokenizer",)
+    return {name: getattr(pipe, name) for name in names}
+
+
+def base_size(tokenizer) -> int:
+    """How many tokens the base model's tokenizer has: those before the first that was added to it, by a textual inversion."""
+    added = (i for i, token in tokenizer.added_tokens_decoder.items() if i >= tokenizer.vocab_size and not token.special)
+    return min(added, default=len(tokenizer))
+
+
 def text_encoder_of(pipe) -> nn.Module:
     """What turns token ids of `pipe.tokenizer` into what the cross-attentions see: pipe.text_encoder, or `Towers`.
 
@@ -17,8 +29,10 @@ def text_encoder_of(pipe) -> nn.Module:
     if getattr(pipe, "text_encoder_2", None) is None:
         return pipe.text_encoder
     one, two = pipe.tokenizer, pipe.tokenizer_2
-    # Comparing 49,408 rows takes longer than all else in load_concepts.
-    if not kept(pipe, "vocabulary", (one, two, len(one), len(two)), lambda: one.get_vocab() == two.get_vocab()):
+    # What was added to one of them, by a textual inversion, is no part of the base. Comparing 49,408 rows takes longer than
+    # all else in load_concepts.
+    own = lambda tokenizer, size: {word: i for word, i in tokenizer.get_vocab().items() if i < size}
+    if not kept(pipe, "vocabulary", (one, two, len(one), len(two)), lambda: own(one, base_size(one)) == own(two, base_size(two))):
         raise UserError(
             f"tokenizer and tokenizer_2 of {type(pipe).__name__} have different vocabularies ({len(pipe.tokenizer)} and "
             f"{len(pipe.tokenizer_2)} tokens); pipelines whose text encoders share one (SDXL's) are allowed."

@@ -1,4 +1,4 @@
-"""What ships: a stock pipeline draws with the models, they are what they are measured to be, README and results agree."""
+"""What ships: a stock pipeline draws with the models, the demo runs, committed experiments are whole."""
 
 import json
 import os
@@ -41,24 +41,26 @@ def drawn(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
     asked = prompts_of(4242, 12)
     command = [sys.executable, "-c", STOCK, SHIPPED / "pipeline", folder, *(caption for _, caption in asked)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return [facts for facts, _ in asked], [Image.open(folder / f"{i}.png") for i in range(len(asked))]
 
 
+@pytest.mark.slow
 def test_a_stock_pipeline_draws_what_it_is_asked(drawn):
     facts, images = drawn
     readings = read(Reader.load(SHIPPED / "reader"), pixels(np.stack([np.asarray(i) for i in images])), facts)
     assert np.mean([r.place for r in readings]) >= 0.75 and np.mean([r.object for r in readings]) >= 0.6
 
 
+@pytest.mark.slow
 def test_the_demo_on_a_small_budget(tmp_path):
     small = ["max_steps=4", "selection.every=2", "model.steps=4", "covariance.captions=2000"]
     prompts = 'selection.prompts=["a photo of a {}", "a {} on a beach"]'
     command = [sys.executable, "-m", "perfusion", "train", "concept=teddy", "concept_file=teddy.safetensors"]
     done = subprocess.run(
         [*command, *small, prompts, f"hydra.run.dir={tmp_path}/run"],
-        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PERFUSION_CACHE": str(tmp_path / "cache")},
+        check=False, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PERFUSION_CACHE": str(tmp_path / "cache")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     concept, result = (
@@ -71,44 +73,17 @@ def test_the_demo_on_a_small_budget(tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results/ablations").glob("*.json")), ids=lambda p: p.stem)
-def test_readme_says_what_the_ablations_found(path):
-    result, readme = read_result(path), (ROOT / "README.md").read_text()
+def test_committed_experiments_are_whole(path):
+    result = read_result(path)
     if path.stem.endswith("quick"):
         assert (len(result["concepts"]), result["seeds"]) == (4, [0]) and result["seconds"] < 3600
-        assert f"takes {result['seconds'] / 60:.0f} minutes on two cores" in readme
         return
     assert ",".join(c.removesuffix("*") for c in result["concepts"]) in COMMITTED and len(result["concepts"]) >= 10
     assert result["seeds"] == [0, 1, 2] and not any(arm["left_out"] for arm in result["arms"].values())
+
+
+def test_make_ablations_runs_what_is_committed():
     concepts, rest = COMMITTED.split(" ", 1)
     makefile = (ROOT / "Makefile").read_text()
-    assert (
-        f"CONCEPTS := {concepts.removeprefix('concept=')}\n" in makefile and f"concept=$(CONCEPTS) {rest}" in makefile
-    )
-    number = lambda v: f"{v:+.3f}".replace("+0.000", "0.000").replace("-0.000", "0.000")
-    for claim in result["paired"]:
-        for found in (claim, *claim["also"].values()):
-            low, high = map(number, found["interval"])
-            assert f"{number(found['difference'])} [{low}, {high}]" in readme, (claim["claim"], found)
-    if path.stem == "key_locking":
-        (row,) = [row for row in result["paired"][0]["at_equal_beta"] if row["beta"] == 0.6]
-        for column in ("text", "image", "read_place"):
-            difference, low, high = map(number, row[column])
-            assert f"{difference} [{low}, {high}]" in readme, column
-
-
-def test_readme_says_what_attention_showed():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    found = read_result(ROOT / "results/figures/attention/result.json")["compared"]
-    low, high = found["interval"]
-    for lock in ("local", "trained"):
-        share = f"{found[lock]['share']:.0%}".replace("%", " %")
-        assert f"{share} lies inside the object, " in readme and f"{found[lock]['ratio']:.2f} times" in readme
-    assert f"{found['difference']:+.3f} [{low:+.3f}, {high:+.3f}]" in readme
-
-
-def test_readme_says_how_the_locks_vary():
-    readme = " ".join((ROOT / "README.md").read_text().split())
-    found = read_result(ROOT / "results/figures/locks/result.json")["compared"]
-    for claim in ("global > local", "local > trained_k"):
-        difference, low, high = found[claim]["variability"]
-        assert f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]" in readme and found[claim]["holds"] == "undecided"
+    assert f"CONCEPTS := {concepts.removeprefix('concept=')}\n" in makefile
+    assert f"concept=$(CONCEPTS) {rest}" in makefile

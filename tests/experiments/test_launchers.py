@@ -12,6 +12,8 @@ from helpers_emojiland import QUICK, SCORE, command, elsewhere
 from perfusion.experiments.launchers import EXTRAS, missing_extra
 from perfusion.results import read_result
 
+pytestmark = pytest.mark.slow
+
 
 def run(assets, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
     how = {"cwd": folder, "env": elsewhere(assets), "capture_output": True, "text": True}
@@ -78,6 +80,7 @@ def test_two_processes_are_one_with_the_doubled_batch(assets, tmp_path):
             *more,
             f"hydra.run.dir={tmp_path / name}",
             "trainer.precision=32-true",
+            "-v",
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert ("distributed_backend=gloo" in done.stderr + done.stdout) == (name == "two")

@@ -60,14 +60,10 @@ def test_the_trainer_is_the_machines_own_where_none_is_named():
         (["model=sd15"], "model.path=stable-diffusion-v1-5/stable-diffusion-v1-5 is no folder here and not in the"),
         (["model=sdxl", "model.path=sdxl.safetensors"], "model.path=sdxl.safetensors does not exist"),
         (["model=sd15", "model.path=no/such/thing"], "model.path=no/such/thing is no folder here"),
-        (["model.dtype=int8"], "model.dtype=int8 is unknown; allowed are: float32, float16, bfloat16"),
-        (["model.resolution=500"], "model.resolution=500 does not work; a multiple of 8"),
-        (["model.draw_batch=0"], "model.draw_batch=0 does not work; a whole"),
         (
             ["model.scheduler=DPM"],
             "model.scheduler=DPM is unknown; allowed are null, for the pipeline's own, and: DDIMSche",
         ),
-        (["model.attention=flash"], "model.attention=flash is unknown; allowed are: None, sdpa, sliced, xformers"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(monkeypatch, overrides, sentence):
@@ -109,7 +105,7 @@ def test_a_damaged_single_file(folder, tmp_path):
 def test_the_command_says_it_in_one_sentence(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "perfusion", "train", "model=sd15", f"hydra.run.dir={tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "download it once where there is a network" in done.stderr.strip().splitlines()[-1]
     assert not list(tmp_path.glob("*.safetensors"))
@@ -123,9 +119,9 @@ def test_generate_draws_at_the_models_resolution_and_refuses_before_weights_load
         assert drawn.size == (24, 24)  # the folder's own is 16
     given.append(f"model.path={without_weights(folder, tmp_path / 'bare')}")
     wrong = [
-        ("lock=nowhere", "lock=nowhere is not to be had"),
-        ("tau=0", "tau=0 of teddy"),
-        ("beta=high", "beta=high of"),
+        ("lock=nowhere", "lock=nowhere is unknown"),
+        ("tau=0", "tau=0 does not work"),
+        ("beta=high", "beta=high does not work"),
         ("images=0", "images=0 does not work"),
         ("device=cuda:99", "device=cuda:99 cannot be used here"),
         ("concepts=teddy.safetensors", "a trigger word and a file"),
@@ -200,16 +196,18 @@ def test_a_trainer_that_this_machine_has_not(main_job, monkeypatch, tmp_path):
 
 
 def test_ddp_on_two_processes(main_job, tmp_path):
-    """Two CPU processes through the command, of which one draws and writes."""
+    """Two CPU processes through the command, of which one draws and writes, and which stop early together."""
     command = [
         sys.executable, "-m", "perfusion", "train", "model=sd21", *main_job(sd21(tokenizers()[1])), "trainer=ddp",
         "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "model.dtype=float32", "batch_size=2",
-        "selection.every=2", f"hydra.run.dir={tmp_path / 'run'}",
+        "max_steps=6", "selection.patience=1", "i_star_decay=1", "model.learning_rate.o_star=0", "model.learning_rate.embedding=0",
+        "-v", f"hydra.run.dir={tmp_path / 'run'}",
     ]  # fmt: skip
     environment = os.environ | {"PERFUSION_CACHE": str(tmp_path / "cache"), "CUDA_VISIBLE_DEVICES": ""}
     environment["PYTHONPATH"] = str(CONF.parent)
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     said = done.stdout + done.stderr
-    assert "MEMBER: 2/2" in said and said.count("of 2 kept") == 1, said[-3000:]
-    assert [s["step"] for s in json.loads((tmp_path / "run/result.json").read_text())["selection"]] == [2]
+    assert "MEMBER: 2/2" in said and said.count("kept: ") == 1, said[-3000:]
+    # No step is better than the first, where nothing is learned.
+    assert [s["step"] for s in json.loads((tmp_path / "run/result.json").read_text())["selection"]] == [1, 2]

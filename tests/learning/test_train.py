@@ -107,7 +107,7 @@ def test_generate_draws_with_a_concept(here, trained):
     )
     done = here(concepts, "model.steps=2", prompts, "images=2", app="generate")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "holds none of" in done.stdout  # the second prompt has no trigger word: a warning
+    assert "holds none of" in done.stderr  # the second prompt has no trigger word: a warning
     assert Path("run/001-01.png").exists() and Path("run/picture.png").exists()
 
 
@@ -143,6 +143,8 @@ def test_pictures_are_checked(here):
     done = here(*mine)
     assert done.returncode == 2 and "broken.png" in done.stderr
     Image.new("RGB", (64, 64)).save(photos / "broken.png")
+    assert "one colour throughout (black)" in here(*mine).stderr
+    Image.linear_gradient("L").resize((64, 64)).save(photos / "broken.png")
     Image.new("L", (32, 64), 255).save(photos / "broken.mask.png")
     assert "32 x 64" in here(*mine).stderr
     Image.new("L", (64, 64)).save(photos / "broken.mask.png")

@@ -1,13 +1,17 @@
-"""Configuration: where conf/ is, the resolvers it uses, and what is checked before any weights load."""
+"""Configuration: where conf/ is, the resolvers it uses, what it may hold (schema.py), and the one check of it (checked.py)."""
 
 import os
+import re
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from perfusion.config.checked import check, read_beside
 from perfusion.errors import UserError
 
-PACKAGE = Path(__file__).parent
+__all__ = ["ASSETS", "CONF", "INSTALLED", "PACKAGE", "ROOT", "check", "concept_of", "home", "preset", "trainer_for"]
+
+PACKAGE = Path(__file__).parents[1]
 INSTALLED = (PACKAGE / "conf").is_dir()  # a wheel holds conf/ and data/ within the package
 ROOT = PACKAGE if INSTALLED else PACKAGE.parent
 CONF = ROOT / "conf"
@@ -50,34 +54,40 @@ def trainer_for(model: str, *small: str) -> str:
 OmegaConf.register_new_resolver("trainer_for", trainer_for, replace=True)
 
 
-def check_counts(cfg: DictConfig, *keys: str, prefix: str = "") -> None:
-    """Raises UserError for a key of cfg that is not a whole number of at least 1."""
-    for key in keys:
-        if type(cfg[key]) is not int or cfg[key] < 1:
-            raise UserError(f"{prefix}{key}={cfg[key]} does not work; a whole number of at least 1 is allowed.")
+def run_name(*, _root_: DictConfig) -> str:
+    """The part of a run's folder that names its concept, whatever was given for one; the command itself refuses that."""
+    concept = OmegaConf.to_container(_root_.get("concept") or OmegaConf.create(), resolve=False)
+    images = concept.get("images")
+    for word in (concept.get("super_category"), images[0] if isinstance(images, list) and images else images):
+        if isinstance(word, str) and word != "???" and (name := re.sub(r"[^\w-]+", "_", Path(word).stem).strip("_")):
+            return name[:40]
+    return "concept"
+
+
+OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def concept_of(cfg: DictConfig) -> DictConfig:
     """The concept's images, name and super_category: as configured, else from concept.yaml beside the pictures.
 
-    Raises UserError for a missing folder or a super-category that is named nowhere.
+    Raises UserError for pictures that are not there, a concept.yaml that is none, or a super-category named nowhere.
     """
-    missing = [key for key in ("images", "super_category") if OmegaConf.is_missing(cfg.concept, key)]
-    if missing:
-        raise UserError(
-            f"concept.{missing[0]} is not given; say what to learn, as in "
-            "concept=custom concept.images=photos/ concept.super_category=teddy."
-        )
-    folder = Path(cfg.concept.images)
-    if not folder.is_dir():
-        raise UserError(f"concept.images={folder} is not a folder; give one that holds 1-7 pictures of the concept.")
-    beside = OmegaConf.load(folder / "concept.yaml") if (folder / "concept.yaml").exists() else {}
+    images = cfg.concept.images
+    several = [Path(images)] if isinstance(images, str) else [Path(path) for path in images]
+    for path in several:
+        if not (path.is_file() or path.is_dir() and len(several) == 1):
+            raise UserError(
+                f"concept.images={path} is not a folder or a picture that is there; give a folder that holds 1-7 pictures "
+                "of the concept, one picture, or a list of pictures."
+            )
+    folder = several[0] if several[0].is_dir() else several[0].parent
     given = {k: v for k, v in OmegaConf.to_container(cfg.concept, resolve=True).items() if v is not None}
-    merged = OmegaConf.merge(beside, given)
+    merged = OmegaConf.create(read_beside(folder / "concept.yaml") | given)
     if not merged.get("super_category"):
         raise UserError(
             f"concept.super_category is not given, and {folder} has no concept.yaml that says it; "
             "add concept.super_category=WORD, such as teddy."
         )
+    merged.super_category = merged.super_category.lower()  # as tokenizers read it
     merged.setdefault("name", f"{merged.super_category}*")
     return merged

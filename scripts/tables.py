@@ -1,0 +1,248 @@
+"""The tables in README.md and docs/*.md, made anew from the result files.
+
+python scripts/tables.py             # rewrites what stands between <!-- table: NAME --> and <!-- end -->
+python scripts/tables.py --check     # writes nothing; exit code 1 where a table is stale
+"""
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+from safetensors import safe_open
+
+from perfusion.emojiland.vocabulary import ARTISTS, CLASSES, COLORS, FINAL, HELD_OUT, PLACES
+from perfusion.results import read_result
+
+ROOT = Path(__file__).parents[1]
+RESULTS, ASSETS = ROOT / "results", ROOT / "perfusion/assets/emojiland"
+MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+EXPERIMENTS = (  # in the paper's order; others follow by name
+    "one_shot", "key_locking", "zero_shot_mask", "sigmoid_bias", "sigmoid_temperature", "lock_type",
+)  # fmt: skip
+MAIN = ("key_locking", "one_shot", "zero_shot_mask")  # of the README
+VERDICTS = {True: "holds", False: "does not hold", "undecided": "undecided"}
+
+
+def load(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(heading: str, rows: list[tuple]) -> str:
+    columns = heading.split(" | ")
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def signed(value: float | None) -> str:
+    if value is None:
+        return "not defined"
+    return "0.000" if round(value, 3) == 0 else f"{value:+.3f}"
+
+
+def difference(value: float | None, bounds: list, bold: bool = False) -> str:
+    text = f"{signed(value)} [{signed(bounds[0])}, {signed(bounds[1])}]"
+    return f"**{text}**" if bold else text
+
+
+def seconds(value: float) -> str:
+    return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+# -- the tables ----------------------------------------------------------------------------------------------------------
+def measured() -> str:
+    """What it costs, from the scripts that measure it."""
+    rows = []
+    for name, numbers in (("main_job", "bfloat16"), ("main_job_float32", "float32")):
+        if (RESULTS / f"{name}.json").exists():
+            job = load(name)
+            what = f"teddy\\* learned from five pictures, {job['cores']} cores, {numbers}"
+            rows.append((what, seconds(job["train_seconds"]), "`scripts/measure_main_job.py`"))
+            rows.append(("`make demo` after installation", seconds(job["demo_seconds"]), "the same"))
+    shapes, step, loading, train = (load(n) for n in ("true_shapes", "step_cost", "loading", "train_step_cost"))
+    rows += [
+        ("numbers learned", f"{shapes['trained_numbers']:,}", "`scripts/check_true_shapes.py`"),
+        ("concept file", f"{shapes['file_bytes']:,} bytes", "the same"),
+        ("denoising step with 1 concept; 1.00 = the stock pipeline's", f"{step['ratio_1']:.2f}", "`scripts/measure_step_cost.py`"),
+        ("the same with 16 concepts", f"{step['ratio_16']:.2f}", "the same"),
+        (f"the same with {loading['concepts']:,} concepts", f"{loading['step_ratio']:.2f}", "`scripts/measure_loading.py`"),
+        ("a concept put on the pipeline: the first, a further one", f"{loading['load_ms_first'] / 1000:.1f} s, {loading['load_ms']:.0f} ms", "the same"),
+        ("training step; 1.00 = Textual Inversion's", f"{train['time_vs_textual_inversion']:.2f}", "`scripts/measure_train_step_cost.py`"),
+        ("its peak memory; 1.00 = Textual Inversion's", f"{train['memory_vs_textual_inversion']:.2f}", "the same"),
+    ]  # fmt: skip
+    split = len(rows) - 8
+    head = [(f"Emojiland: {what}", *rest) for what, *rest in rows[:split]]
+    return table("what | measured | by", head + [(f"SD 1.5's shape: {what}", *rest) for what, *rest in rows[split:]])
+
+
+def _claims(names: tuple[str, ...]) -> list[tuple]:
+    rows = []
+    for name in names:
+        for claim in read_result(RESULTS / f"ablations/{name}.json")["paired"]:
+            measures = {claim["measure"]: claim, **claim["also"]}
+            area, text = (
+                difference(measures[m]["difference"], measures[m]["interval"], m == claim["measure"])
+                for m in ("hypervolume", "matched_text")
+            )
+            arms = f"{claim['better']} over {claim['worse']}".replace("trained_k", "trained keys").replace("_", " ")
+            rows.append((claim["claim"], arms, area, text, VERDICTS[claim["holds"]]))
+    return rows
+
+
+def claims() -> str:
+    """Every experiment's claims."""
+    known = {p.stem for p in (RESULTS / "ablations").glob("*.json") if not p.stem.endswith("quick")}
+    names = (*(n for n in EXPERIMENTS if n in known), *sorted(known - {*EXPERIMENTS}))
+    return table("claim | compared | hypervolume | text at equal image similarity | verdict", _claims(names))
+
+
+def main_claims() -> str:
+    """Three of them, by the measure that was fixed beforehand."""
+    rows = []
+    for claim, arms, area, text, verdict in _claims(MAIN):
+        fixed = area if "**" in area else text
+        rows.append((claim, arms, fixed.strip("*"), verdict))
+    looked = read_result(RESULTS / "figures/attention/result.json")["compared"]
+    rows.append(("paper, Figs. 2 and 11: locked, the concept's word looks at its object", "locked over trained keys",
+                 difference(looked["difference"], looked["interval"]), VERDICTS[looked["holds"]]))  # fmt: skip
+    return table("claim | compared | difference, 95 % interval | verdict", rows)
+
+
+def committed() -> str:
+    """What the ablations were run over, and how long that took."""
+    rows = []
+    for path in sorted((RESULTS / "ablations").glob("*.json")):
+        found = read_result(path)
+        jobs = len(found["arms"]) * found["units"]
+        rows.append((f"`{path.stem}`", len(found["concepts"]), len(found["seeds"]), len(found["prompts"]), jobs, seconds(found["seconds"])))
+    return table("experiment | concepts | training seeds | prompts | jobs | all of them", rows)
+
+
+def equal_bias() -> str:
+    """Locked less trained keys at each bias."""
+    claim = read_result(RESULTS / "ablations/key_locking.json")["paired"][0]
+    columns = {"text": "text", "image": "image", "read_place": "place read right", "facts": "facts read right"}
+    rows = [
+        (row["beta"], *(difference(row[c][0], row[c][1:]) if c in row else "" for c in columns))
+        for row in claim["at_equal_beta"]
+    ]
+    return table(f"bias | {' | '.join(columns.values())}", rows)
+
+
+def attention() -> str:
+    looked = read_result(RESULTS / "figures/attention/result.json")["compared"]
+    rows = [
+        (label, f"{looked[lock]['share']:.0%}", f"{looked[lock]['area']:.0%}", f"{looked[lock]['ratio']:.2f}")
+        for lock, label in (("local", "locked"), ("trained", "trained"))
+    ]
+    rows.append(("locked less trained", "", "", difference(looked["difference"], looked["interval"])))
+    return table("keys | of the word's attention inside the object | the object's share of the picture | ratio, picture by picture", rows)
+
+
+def locks() -> str:
+    found = read_result(RESULTS / "figures/locks/result.json")["compared"]
+    rows = [
+        (lock.replace("trained_k", "trained"), f"{found[lock]['variability']:.3f}", f"{found[lock]['image']:.3f}", "")
+        for lock in ("global", "local", "trained_k")
+    ]
+    for claim in ("global > local", "local > trained_k"):
+        cells = (difference(found[claim][m][0], found[claim][m][1:]) for m in ("variability", "image"))
+        name = claim.replace(" > ", " less ").replace("trained_k", "trained")
+        rows.append((name, *cells, VERDICTS[found[claim]["holds"]]))
+    return table("lock | 1 - cosine between two noises | image similarity | more varied?", rows)
+
+
+def world() -> str:
+    rows = [
+        ("classes, each a super-category", len(CLASSES)),
+        ("artists; captions name them as styles", f"{len(ARTISTS)}: {', '.join(ARTISTS.values())}"),
+        ("colours, places", f"{len(COLORS)}, {len(PLACES)}"),
+        ("held-out drawings, each a concept", f"{len(HELD_OUT)}: {', '.join(sorted(HELD_OUT))}"),
+        ("of these for the final evaluation alone", f"{len(FINAL)}: {', '.join(sorted(FINAL))}"),
+    ]
+    return table("what | how many", rows)
+
+
+def emojiland() -> str:
+    found = load("emojiland")
+    drawn, reader = found["drawn"], found["reader"]
+    facts = {"object": "object", "place": "place, or a plain background", "color": "colour word", "accessory": "accessory",
+             "second": "second object", "art": "art kind"}  # fmt: skip
+    rows = [(f"drawn pictures read right: {label}", f"{drawn[name]:.3f}") for name, label in facts.items() if name in drawn]
+    more = {"vae_psnr_db": ("VAE, PSNR of reconstructions", "{:.1f} dB"), "clip_retrieval_100": ("scorer: the right caption of 100", "{:.3f}"),
+            "clipseg_iou": ("segmenter: IoU of its masks", "{:.3f}"),
+            "attention_in_mask_lift": ("attention of the class's word inside the object; 1.00 = an even map", "{:.2f}"),
+            "seconds_per_image": (f"one picture, {found['steps']} steps with guidance", "{:.2f} s")}  # fmt: skip
+    rows += [(label, shown.format(found[name])) for name, (label, shown) in more.items() if found.get(name) is not None]
+    rows.append((f"reader on real scenes: {', '.join(reader)}", ", ".join(f"{v:.3f}" for v in reader.values())))
+    return table(f"what, over {found['prompts']} prompts and scenes of seeds that no training used | measured", rows)
+
+
+def models() -> str:
+    """Sizes out of the files' headers; ASSETS is what ships."""
+    parts = {
+        "pipeline/vae": ("VAE", "diffusers `AutoencoderKL`", "crops of scenes without held-out drawings"),
+        "pipeline/text_encoder": ("text encoder", "transformers `CLIPTextModel`, own BPE vocabulary", "their captions, contrastively; then frozen"),
+        "pipeline/unet": ("UNet", "diffusers `UNet2DConditionModel`, v-prediction", "the VAE's latents of the same scenes"),
+        "clipseg": ("segmenter", "transformers `CLIPSegForImageSegmentation`", "the same scenes"),
+        "open_clip": ("scorer", "open_clip", "scenes with every drawing"),
+        "reader": ("reader", "own small network, safetensors", "scenes with every drawing"),
+    }  # fmt: skip
+    rows = []
+    for folder, (name, format, trained_on) in parts.items():
+        (path,) = (ASSETS / folder).glob("*.safetensors")
+        with safe_open(path, "np") as file:
+            numbers = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        rows.append((name, format, f"{numbers / 1e6:.2f} M", trained_on))
+    return table("model | format | numbers | trained on", rows)
+
+
+def schedulers() -> str:
+    rows = []
+    for path in sorted((RESULTS / "schedulers").glob("*.json")):
+        found = json.loads(path.read_text())
+        name = found["scheduler"].replace("Scheduler", "").replace("DPMSolverMultistep", "DPM-Solver++")
+        drawn = (f"{found['drawn'][fact]:.3f}" for fact in ("object", "second", "accessory"))
+        rows.append((f"{name}, {found['steps']} steps, guidance {found['guidance']}", *drawn))
+    return table("scheduler | object | second object | accessory", rows)
+
+
+def unet_cost() -> str:
+    shapes = load("unet_cost")["shapes"].items()
+    rows = [(name, f"{s['parameters'] / 1e6:.1f} M", f"{s['ms_per_image']:.0f}") for name, s in shapes]
+    return table("channels, heads | parameters | ms an image of a training step", rows)
+
+
+TABLES = {f.__name__: f for f in (
+    measured, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, models, schedulers, unet_cost,
+)}  # fmt: skip
+
+
+# -- where they stand ----------------------------------------------------------------------------------------------------
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def rendered(text: str) -> str:
+    """A page with every table as the result files have it now."""
+    return MARK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+
+
+def stale() -> list[Path]:
+    return [page for page in pages() if rendered(page.read_text()) != page.read_text()]
+
+
+def main() -> None:
+    old = stale()
+    if "--check" in sys.argv[1:]:
+        for page in old:
+            print(f"{page.relative_to(ROOT)} has tables that are not as the result files; run python scripts/tables.py")
+        sys.exit(bool(old))
+    for page in old:
+        page.write_text(rendered(page.read_text()))
+        print(f"written: {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

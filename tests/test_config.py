@@ -1,0 +1,241 @@
+"""Every key of every command: one sentence for a value that cannot work, and what a person plainly meant works."""
+
+import copy
+from functools import cache
+
+import hydra
+import pytest
+from campaign.inputs import bad_inputs, keys_of
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from PIL import Image
+
+from perfusion.commands import apps
+from perfusion.config import CONF, check, concept_of, run_name
+from perfusion.config.schema import COMMANDS
+from perfusion.errors import UserError
+from perfusion.experiments import sweep  # noqa: F401 registers a resolver
+
+GIVEN = {
+    "generate": ["prompts=a"], "evaluate": ["concept_file=a"], "import": ["file=a", "super_category=b"],
+    "collect": ["experiment=key_locking"], "report": ["experiment=key_locking"],
+}  # fmt: skip
+
+
+@cache
+def composed(command: str, *overrides):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(command, [*GIVEN.get(command, []), *overrides])
+
+
+def configured(command: str, *overrides: str):
+    """The configuration that the command line makes of these overrides of values, without composing it anew."""
+    cfg = copy.deepcopy(composed(command))
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        OmegaConf.update(cfg, override.key_or_group, override.value(), merge=False, force_add=True)
+    return cfg
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_ships_passes_and_stays_as_it_is(command):
+    cfg = composed(command)
+    assert OmegaConf.to_container(check(command, cfg)) == OmegaConf.to_container(cfg) | (
+        {"prompts": ["a"]} if command == "generate" else {}
+    )
+
+
+@pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("trainer", ["cpu", "gpu_8gb", "gpu_24gb", "ddp"])
+def test_every_preset_passes(model, trainer):
+    check("train", composed("train", f"model={model}", f"trainer={trainer}", "logger=wandb"))
+
+
+def test_every_key_of_the_files_has_a_type_and_back():
+    for command in COMMANDS:
+        cfg = OmegaConf.to_container(composed(command), resolve=False)
+        known = {key for key in keys_of(command) if not key.startswith(("logger.", "trainer."))}
+        shown = lambda d, at="": {k for n, v in d.items() for k in (shown(v, f"{at}{n}.") if isinstance(v, dict) and v else [at + n])}
+        given = {key for key in shown(cfg) if not key.startswith(("logger.", "trainer."))}
+        if command not in ("collect", "report"):  # whose experiments set keys of the jobs
+            assert given <= known, f"{command}: {given - known}; add them to perfusion/config/schema.py"
+        optional = {"model.config", "model.dino", "model.covariances", "arms", "comparisons"}
+        assert known - given <= optional, f"{command}: {known - given}; comment them in conf/"
+
+
+@pytest.mark.parametrize("command, override, words", [
+    ("generate", "prompts=[2024]", "prompts=[2024] does not work; a prompt or a list of prompts"),
+    ("generate", "prompts=[2024]", """quoted twice: '"2024"'"""),
+    ("generate", "prompts={a: b}", "prompts={a: b} does not work"),
+    ("generate", "prompts=true", "prompts=true does not work"),
+    ("generate", "prompts=???", "prompts is not given; say what to draw"),
+    ("generate", "prompts=[]", "prompts=[] does not work"),
+    ("generate", "concepts={42: teddy.safetensors}", "a trigger word and a file"),
+    ("generate", "concepts={teddy*: null}", "concepts={teddy*: null} does not work"),
+    ("generate", "concepts=teddy.safetensors", "a trigger word and a file"),
+    ("generate", "seed=null", "seed=null does not work; a whole number from 0 to 4294967295"),
+    ("generate", "seed=1.5", "seed=1.5 does not work"),
+    ("generate", "seed=abc", "seed=abc does not work"),
+    ("generate", "seed=true", "seed=true does not work"),
+    ("generate", "seed=18446744073709551616", "seed=18446744073709551616 does not work"),
+    ("generate", "seed=${nope}", "cannot be made out (Interpolation key 'nope' not found"),
+    ("generate", "beta=nan", "beta=nan does not work; a number from -100 to 100"),
+    ("generate", "beta={teddy*: high}", "beta={teddy*: high} does not work"),
+    ("generate", "beta=[0.5]", "{teddy*: NUMBER} for each concept"),
+    ("generate", "tau=inf", "tau=inf does not work; a number from 0.0001 to 100"),
+    ("generate", "tau=0", "tau=0 does not work"),
+    ("generate", "negative_prompt=5", "negative_prompt=5 does not work"),
+    ("generate", "negative_prompt=[a]", "negative_prompt=[a] does not work"),
+    ("generate", "model.guidance=high", "model.guidance=high does not work"),
+    ("generate", "model.guidance=null", "model.guidance=null does not work"),
+    ("generate", "model.steps=1001", "model.steps=1001 does not work; a whole number from 1 to 500"),
+    ("generate", "lock=nowhere", "lock=nowhere is unknown; allowed are: global, local, trained or null"),
+    ("generate", "device=0", "device=0 does not work"),
+    ("generate", "+colour=red", "colour is no key of perfusion generate"),
+    ("generate", "+model.stepz=3", "did you mean steps?"),
+    ("train", "concept.name=123", "concept.name=123 does not work"),
+    ("train", "concept.name='\u200b\u200d'", "no letter that can be seen"),
+    ("train", "concept.super_category=true", "concept.super_category=true does not work"),
+    ("train", "concept.images=null", "a folder of pictures, one picture, or a list of pictures is allowed"),
+    ("train", "concept.images=[]", "concept.images=[] does not work"),
+    ("train", "seed=-1", "seed=-1 does not work"),
+    ("train", "beta=abc", "beta=abc does not work"),
+    ("train", "beta=null", "beta=null does not work"),
+    ("train", "tau=nan", "tau=nan does not work"),
+    ("train", "masks=hand", "masks=hand is unknown; allowed are: clipseg or null"),
+    ("train", "lock=none", "lock=none is unknown; allowed are: local, trained"),
+    ("train", "flip=maybe", "flip=maybe is unknown; allowed are: true, false"),
+    ("train", "shots=0", "shots=0 does not work; a whole number of at least 1 or null"),
+    ("train", "max_steps=1e3", "max_steps=1000.0 does not work"),
+    ("train", "selection.every=-5", "selection.every=-5 does not work"),
+    ("train", "selection.every=1.5", "selection.every=1.5 does not work"),
+    ("train", "selection.start=abc", "selection.start=abc does not work"),
+    ("train", "selection.patience=-1", "selection.patience=-1 does not work"),
+    ("train", "selection.seed=abc", "selection.seed=abc does not work"),
+    ("train", "selection.prompts=[]", "selection.prompts=[] does not work"),
+    ("train", "selection.prompts=['a {']", "exactly one {}, the place of the word, and no other brace"),
+    ("train", "selection.prompts=['a {} {}']", "exactly one {}"),
+    ("train", "selection.prompts=['a {name}']", "exactly one {}"),
+    ("train", "selection.prompts=[5]", "selection.prompts=[5] does not work"),
+    ("train", "selection.prompts=null", "selection.prompts=null does not work"),
+    ("train", "selection=5", "a group of keys (every, start, patience, seed, prompts) is allowed"),
+    ("train", "i_star_decay=2", "i_star_decay=2 does not work; a number from 0 to 1"),
+    ("train", "i_star_decay=abc", "i_star_decay=abc does not work"),
+    ("train", "model.learning_rate=0.1", "a group of keys (o_star, embedding, relative) is allowed"),
+    ("train", "model.learning_rate.o_star=-1", "model.learning_rate.o_star=-1 does not work"),
+    ("train", "model.dtype=int8", "model.dtype=int8 is unknown; allowed are: float32, float16, bfloat16"),
+    ("train", "model.attention=flash", "model.attention=flash is unknown; allowed are: sdpa, sliced, xformers or null"),
+    ("train", "model.resolution=500", "model.resolution=500 does not work; a multiple of 8"),
+    ("train", "model.draw_batch=0", "model.draw_batch=0 does not work; a whole number from 1 to 4096"),
+    ("train", "trainer.gradient_clip_val=-1", "trainer.gradient_clip_val=-1 does not work"),
+    ("train", "trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0 does not work"),
+    ("train", "+trainer.max_steps=5", "trainer.max_steps is set by perfusion train itself"),
+    ("train", "+trainer.speed=5", "trainer.speed is no key of the trainer; allowed are: accelerator"),
+    ("train", "resume=true", "resume=true does not work; a path or null"),
+    ("train", "concept_file=''", "concept_file= does not work (it is empty, or too long"),
+    ("train", "logger.save_dir=5", "logger.save_dir=5 does not work"),
+    ("train", "covariance.tokens=null", "covariance.tokens=null goes with covariance.file=FILE alone"),
+    ("train", "covariance.captions=null", "covariance.captions=null goes with covariance.file=FILE alone"),
+    ("train", "evaluation.beta=[]", "evaluation.beta=[] does not work; a list of at least one number"),
+    ("train", "evaluation.tau=[0]", "null or positive number"),
+    ("evaluate", "evaluation.lock=[open]", "evaluation.lock=[open] does not work"),
+    ("evaluate", "evaluation.seeds=0", "evaluation.seeds=0 does not work"),
+    ("evaluate", "concept_file=5", "concept_file=5 does not work"),
+    ("covariance", "count=null", "count=null needs captions=FILE or hf:DATASET"),
+    ("covariance", "tokens=some", "tokens=some is unknown; allowed are: valid, content, all"),
+    ("covariance", "batch_size=0", "batch_size=0 does not work"),
+    ("collect", "draws=0", "draws=0 does not work"),
+    ("collect", "reference=[0]", "reference=[0] does not work; a list of two numbers"),
+    ("collect", "comparisons=[{better: a, worse: b, measure: luck, claim: c}]", "comparisons="),
+    ("report", "run=true", "run=true does not work"),
+    ("import", "super_category=5", "super_category=5 does not work"),
+    ("measure", "prompts=many", "prompts=many does not work"),
+])  # fmt: skip
+def test_a_sentence_names_key_value_and_what_is_allowed(command, override, words):
+    with pytest.raises(UserError) as error:
+        check(command, configured(command, override))
+    said = str(error.value)
+    assert words in said and "\n" not in said and said.endswith("."), said
+
+
+@pytest.mark.parametrize("command, override, key, value", [
+    ("train", "masks=none", "masks", None),
+    ("train", "masks=false", "masks", None),
+    ("train", "logger=false", "logger", {}),
+    ("train", "logger=null", "logger", {}),
+    ("train", "selection.prompts='a {} here'", "selection.prompts", ["a {} here"]),
+    ("train", "concept.images=one.png", "concept.images", "one.png"),
+    ("train", "concept.images=[a.png,b.png]", "concept.images", ["a.png", "b.png"]),
+    ("train", "concept.super_category=' teddy '", "concept.super_category", "teddy"),
+    ("train", "evaluation.beta=0.6", "evaluation.beta", [0.6]),
+    ("train", "evaluation.lock=global", "evaluation.lock", ["global"]),
+    ("train", "beta=1", "beta", 1),
+    ("generate", "prompts='a cat'", "prompts", ["a cat"]),
+    ("generate", "beta={teddy*: 0.5}", "beta", {"teddy*": 0.5}),
+    ("generate", "tau={teddy*: 0.5, cat.v2: 1}", "tau", {"teddy*": 0.5, "cat.v2": 1}),
+])  # fmt: skip
+def test_what_a_person_plainly_meant_works(command, override, key, value):
+    checked = check(command, configured(command, override))
+    found = OmegaConf.to_container(checked)
+    for part in key.split("."):
+        found = found[part]
+    assert found == value and type(found) is type(value)
+    assert check(command, checked) == checked
+
+
+@pytest.mark.parametrize("override", ["model=null", "trainer=5", "evaluation=true", "concept="])
+def test_a_group_is_chosen_by_name(override, capsys):
+    with pytest.raises(SystemExit):
+        apps._of_group(override)
+    assert f"{override} names no choice of" in capsys.readouterr().err
+    assert apps._of_group("logger=null") == apps._of_group("logger=False") == "logger=none"
+    assert apps._of_group("model=sd15") == "model=sd15" and apps._of_group("seed=5") == "seed=5"
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"super_category: teddy\n\tname: x", "cannot be read as YAML in UTF-8"),
+    (b"- teddy", "holds [teddy]"),
+    (b"teddy", "holds teddy"),
+    ("name: thé".encode("latin-1"), "cannot be read as YAML in UTF-8"),
+    (bytes(range(256)), "cannot be read as YAML in UTF-8"),
+    (b"super_category: 5", "super_category=5 does not work"),
+    (b"super_category: on", "super_category=true does not work"),
+    (b"name: ${oc.env:HOME}", "it refers to another value"),
+    (b"split: test", "split=test is unknown; allowed are: dev, final or null"),
+    (b"", "concept.super_category is not given"),
+    (b"{" * 1200, "cannot be read as YAML in UTF-8"),
+])  # fmt: skip
+def test_a_concept_yaml_beside_the_pictures_may_be_anything(tmp_path, content, words):
+    (tmp_path / "concept.yaml").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        concept_of(OmegaConf.create({"concept": {"images": str(tmp_path), "name": None, "super_category": None}}))
+    assert words in str(error.value) and "\n" not in str(error.value), str(error.value)
+
+
+def test_one_picture_and_a_list_of_pictures(tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "concept.yaml").write_text("super_category: Teddy\nnote: 5\n")
+    of = lambda images: concept_of(OmegaConf.create({"concept": {"images": images, "name": None, "super_category": None}}))
+    one, both = str(tmp_path / "a.png"), [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert of(one).images == one and of(both).images == both
+    assert of(one).super_category == "teddy" and of(both).name == "teddy*"  # as tokenizers read it
+    for wrong in ("/nowhere", [*both, str(tmp_path)], [one, "c.png"]):
+        with pytest.raises(UserError, match="is not a folder or a picture that is there"):
+            of(wrong)
+
+
+@pytest.mark.parametrize("concept, name", [
+    ({"images": "data/concepts/teddy", "super_category": None}, "teddy"),
+    ({"images": "photos/", "super_category": "cat"}, "cat"),
+    ({"images": ["a b.png", "c.png"], "super_category": "???"}, "a_b"),
+    ({"images": 5, "super_category": True}, "concept"),
+    ({"images": "/" + "x" * 300, "super_category": None}, "x" * 40),
+])  # fmt: skip
+def test_a_runs_folder_is_named_after_its_concept(concept, name):
+    assert run_name(_root_=OmegaConf.create({"concept": concept})) == name
+
+
+def test_no_value_of_any_key_ends_in_another_exception():
+    found = bad_inputs(100)
+    assert found["bad_inputs"] == 100 and found["tracebacks"] == [], found["tracebacks"][:3]
+    assert found["refused"] > 30 and found["accepted"] > 10
