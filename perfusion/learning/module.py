@@ -103,10 +103,14 @@ class PerfusionModule(pl.LightningModule):
         o_star_v = dict(zip(self.layers, self.o_star_v))
         self.widened = widen(denoiser_of(self.pipe), self.i_star[None], o_star_v, o_star_k)
 
+    def detach(self) -> None:
+        """Give the pipeline its own layers back."""
+        self.widened.restore()
+
     @contextmanager
     def detached(self):
         """The pipeline as it came, for as long as a with-block: to draw through the road users take."""
-        self.widened.restore()
+        self.detach()
         try:
             yield self.pipe
         finally:
@@ -158,9 +162,9 @@ class PerfusionModule(pl.LightningModule):
         noisy, target = noisy.to(denoiser_of(self.pipe).dtype), self.noising.target(x, noise, k)
         with self.widened.i_star_as(i_star[None]) if self.i_star_gradient else nullcontext():
             predicted = self.predict(noisy, t, text, text.with_columns(gated))
-        loss = _masked(mask, (predicted - target).square())
+        loss = masked_error(mask, (predicted - target).square())
         if self.masked_prior:
-            loss = loss + _masked(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
+            loss = loss + masked_error(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
         if not torch.isfinite(loss):
             raise UserError(
                 f"training stopped: the loss is {loss.item()} at step {self.global_step}; "
@@ -211,7 +215,7 @@ def about(trigger: str, super_category: str, lock: str, base_hash: str | None = 
     return {"concept.name": trigger, "concept.super_category": super_category, "lock": lock} | of_weights
 
 
-def _masked(mask: Tensor, error: Tensor) -> Tensor:
+def masked_error(mask: Tensor, error: Tensor) -> Tensor:
     """Per image sum(mask err) / sum(mask), err averaged over channels; mean over images. error [B, C, h, w]."""
     error = error.mean(1, keepdim=True)
     return ((mask * error).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)).mean()
