@@ -85,15 +85,20 @@ class ConceptData:
         if self.flip:
             x, m = torch.cat([x, x.flip(-1)]), torch.cat([m, m.flip(-1)])
         at_once = 4 if self.resolution <= 256 else 1
-        upcast = vae.dtype == torch.float16 and vae.config.force_upcast  # SDXL's overflows in float16
+        upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")  # SDXL's overflows in float16
         if upcast:
             vae.float()
-        mean = torch.cat([vae.encode(part.to(vae.dtype)).latent_dist.mean for part in x.split(at_once)]).float()
+        mean = torch.cat([_mean(vae.encode(part.to(vae.dtype))) for part in x.split(at_once)]).float()
         if upcast:
             vae.half()
-        latents = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+        latents = (mean - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
         masks = interpolate(m.to(vae.device), size=latents.shape[-2:], mode="area")
         return Latents(latents, masks, self.resolution)
+
+
+def _mean(encoded) -> Tensor:
+    """Of an autoencoder that gives a distribution, or of one that gives the latents themselves (Sana's)."""
+    return encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
 
 
 def _check_names(paths: list[Path]) -> None:
