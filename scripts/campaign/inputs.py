@@ -8,7 +8,6 @@ which must end with exit code 0, or 2 and one sentence. `tracebacks` counts any 
 import time
 
 from common import Child, arguments, keep, one_sentence, perfusion, small_world, workplace
-
 from helpers_emojiland import QUICK
 from helpers_inputs import BESIDE, bad_inputs, short, written
 
