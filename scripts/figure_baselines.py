@@ -15,7 +15,7 @@ from perfusion.evaluation.figure import COLORS, strength_of
 from perfusion.experiments import figures
 from perfusion.experiments.jobs import read_jobs
 from perfusion.plots import cells, grid
-from perfusion.results import mean, read_result, write_result
+from perfusion.results import mean, write_result
 
 JOBS, RESULT = Path("multirun/baselines"), Path("results/baselines.json")
 COSTS = {  # of one trained concept: median over concepts and seeds

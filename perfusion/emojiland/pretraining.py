@@ -16,7 +16,6 @@ from perfusion.emojiland.cache import SceneCache, home
 from perfusion.emojiland.muon import optimizer_of
 from perfusion.errors import UserError
 
-
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 APART = 8  # steps between two updates of the moving average on a GPU, where each waits for the device
 
