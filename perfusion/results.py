@@ -9,6 +9,7 @@ import platform
 import resource
 import shutil
 import subprocess
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -66,6 +67,27 @@ def mean(values: list) -> float | None:
     """Mean over what is not None, rounded; None where there is nothing."""
     known = [v for v in values if v is not None]
     return round(float(np.mean(known)), 6) if known else None
+
+
+def forget_peak() -> None:
+    """From here on `peak_mib` is about what comes, as far as the system can forget (Linux, CUDA)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> int:
+    """The most memory so far: of the GPU, if there is one, else of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    with suppress(OSError):
+        return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def surroundings() -> dict:

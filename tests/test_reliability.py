@@ -72,9 +72,9 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     with pytest.raises(ZeroDivisionError), whole(tmp_path / "a.txt") as part:
         part.write_text("half")
         raise ZeroDivisionError
-    with pytest.raises(WriteError, match=r"a.txt cannot be written .No space left on device.; free some space") as caught:
-        with whole(tmp_path / "a.txt"):
-            raise OSError(28, "No space left on device")
+    said = r"a.txt cannot be written .No space left on device.; free some space"
+    with pytest.raises(WriteError, match=said) as caught, whole(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
     assert isinstance(caught.value, UserError) and isinstance(caught.value, OSError)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "before")]
     with pytest.raises(WriteError, match="cannot be written"):

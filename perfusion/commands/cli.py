@@ -1,5 +1,6 @@
 """The one console command: `perfusion APP [Hydra overrides]`."""
 
+import importlib
 import sys
 from typing import NoReturn
 
@@ -21,6 +22,7 @@ FILE_APPS = {  # of perfusion.commands.concept_files: words in place of override
     "export": "write its embedding for other programs: perfusion export FILE --textual-inversion OUT",
     "push": "upload it to the Hugging Face hub: perfusion push FILE user/name [--private]",
 }
+PAGES = {"web": ("perfusion.web.command", "open a page to teach and to play: perfusion web [--port N] [Hydra overrides]")}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -28,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = terminal.take_flags(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: perfusion APP [Hydra overrides] [-m] [-q | -v]\n")
-        print("\n".join(f"  {app:12}{what}" for app, (_, what) in APPS.items()))
+        print("\n".join(f"  {app:12}{what}" for app, (_, what) in (APPS | PAGES).items()))
         print("\n".join(f"  {app:12}{what}" for app, what in FILE_APPS.items()))
         print("\nperfusion APP --help lists an app's configuration; -q shows the answer alone, -v all that libraries say.")
         sys.exit(0)
@@ -40,13 +42,18 @@ def main(argv: list[str] | None = None) -> None:
             return concept_files.main(app, overrides)
         except UserError as error:
             refuse(str(error))
-    if app not in APPS:
-        refuse(f"{app} is not an app of perfusion; allowed are: {', '.join([*APPS, *FILE_APPS])}.")
+    if app not in APPS | PAGES:
+        refuse(f"{app} is not an app of perfusion; allowed are: {', '.join([*APPS, *PAGES, *FILE_APPS])}.")
     try:
-        from perfusion.commands import apps
+        module = importlib.import_module(PAGES[app][0] if app in PAGES else "perfusion.commands.apps")
     except ModuleNotFoundError as error:
         refuse(f"{app} needs {error.name}, which is not installed; install it with {install('train')}.")
-    apps.start(app, overrides)
+    if app not in PAGES:
+        return module.start(app, overrides)
+    try:
+        module.main(overrides)
+    except UserError as error:
+        refuse(str(error))
 
 
 def refuse(sentence: str) -> NoReturn:

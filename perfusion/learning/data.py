@@ -10,7 +10,16 @@ from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from perfusion.errors import UserError
-from perfusion.learning.masks import alpha_mask, mask_path, overlay, read_mask, save_mask, segment, source_of, square_box
+from perfusion.learning.masks import (
+    alpha_mask,
+    mask_path,
+    overlay,
+    read_mask,
+    save_mask,
+    segment,
+    source_of,
+    square_box,
+)
 from perfusion.learning.pictures import on_white, picture_paths, read_picture, real_pictures
 from perfusion.plots import grid
 
@@ -76,15 +85,20 @@ class ConceptData:
         if self.flip:
             x, m = torch.cat([x, x.flip(-1)]), torch.cat([m, m.flip(-1)])
         at_once = 4 if self.resolution <= 256 else 1
-        upcast = vae.dtype == torch.float16 and vae.config.force_upcast  # SDXL's overflows in float16
+        upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")  # SDXL's overflows in float16
         if upcast:
             vae.float()
-        mean = torch.cat([vae.encode(part.to(vae.dtype)).latent_dist.mean for part in x.split(at_once)]).float()
+        mean = torch.cat([_mean(vae.encode(part.to(vae.dtype))) for part in x.split(at_once)]).float()
         if upcast:
             vae.half()
-        latents = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+        latents = (mean - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
         masks = interpolate(m.to(vae.device), size=latents.shape[-2:], mode="area")
         return Latents(latents, masks, self.resolution)
+
+
+def _mean(encoded) -> Tensor:
+    """Of an autoencoder that gives a distribution, or of one that gives the latents themselves (Sana's)."""
+    return encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
 
 
 def _check_names(paths: list[Path]) -> None:

@@ -99,11 +99,11 @@ class Concept:
         write_tensors(path, tensors, metadata)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Concept:
-        """Read a file, values in float32; raises as `read_file` does."""
+    def load(cls, path: str | os.PathLike, **hub) -> Concept:
+        """Read a file, values in float32; hub: options of hub.fetch. Raises as `read_file` does."""
         import torch
 
-        file = read_file(path)
+        file = read_file(path, **hub)
         tensors = {name: torch.from_numpy(values).float() for name, values in file.arrays.items()}
         split = lambda o: dict(zip(file.layers, o.split(list(file.layers.values()))))
         return cls(
@@ -136,12 +136,12 @@ class ConceptFile:
     arrays: dict[str, np.ndarray]
 
 
-def read_file(path: str | os.PathLike) -> ConceptFile:
-    """Read and check a concept file, hf://user/repo[/file] being fetched first; no model library is imported.
+def read_file(path: str | os.PathLike, **hub) -> ConceptFile:
+    """Read and check a concept file, user/repo or hf://user/repo[/file] being fetched first; no model library is imported.
 
     Raises UserError, naming both sides, for all but a whole, valid concept.
     """
-    path = fetch(path)
+    path = fetch(path, **hub)
     if not path.is_file():
         raise UserError(f"concept file {path} does not exist; give the path of a saved .safetensors concept.")
     try:

@@ -144,15 +144,16 @@ def _sum(C: Tensor, metadata: dict[str, str]) -> str:
     return hashlib.sha256(f"{C.dtype} {tuple(C.shape)} {sorted(metadata.items())} ".encode() + values).hexdigest()[:16]
 
 
-def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str) -> Tensor:
+def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str, tokenizer) -> Tensor:
     """Which tokens enter C, bool [B, T]: "valid" (BOS to EOS), "content" (those between) or "all" (padding too)."""
     if tokens == "all":
         return torch.ones_like(ids, dtype=torch.bool)
     valid = attention_mask.bool()
-    if tokens == "content":
-        length = valid.sum(1, keepdim=True)
+    if tokens == "content":  # T5 has no BOS, Gemma writes no EOS
         position = torch.arange(ids.shape[1], device=ids.device)
-        return (position > 0) & (position < length - 1)
+        first, last = position == 0, position == valid.sum(1, keepdim=True) - 1
+        ends = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
+        return valid & ~((first | last) & torch.isin(ids, torch.tensor(ends, device=ids.device)))
     return valid
 
 
@@ -215,18 +216,20 @@ def second_moment(
     for chunk in _batched(stream, save_every * batch_size):
         for caption in chunk:
             digest.update(f"{caption}\n".encode())
-        # The attention is causal, so padding never changes what comes before it: pad only as far as is needed.
+        # The attention is causal or masked, so padding never changes what comes before it: pad only as far as is needed.
         # Captions of like length share a batch.
         for part in _batched(iter(sorted(chunk, key=len)), batch_size):
-            batch = tokenizer(
-                part,
-                padding="max_length" if tokens == "all" else "longest",
-                max_length=limit,
-                truncation=True,
-                return_tensors="pt",
-            ).to(device)
-            e = text_encoder(batch.input_ids)[0]
-            e = e[token_mask(batch.input_ids, batch.attention_mask, tokens)].double()
+            padding = "max_length" if tokens == "all" else "longest"
+            if hasattr(text_encoder, "tokenize"):  # prepares prompts itself (text_encoders.Captioned)
+                whole = text_encoder.tokenize(tokenizer, part, padding).to(device)
+                e, ids = text_encoder(whole)[0], text_encoder.kept(whole)
+                mask = ids != tokenizer.pad_token_id
+            else:
+                batch = tokenizer(
+                    part, padding=padding, max_length=limit, truncation=True, return_tensors="pt"
+                ).to(device)
+                e, ids, mask = text_encoder(batch.input_ids)[0], batch.input_ids, batch.attention_mask
+            e = e[token_mask(ids, mask, tokens, tokenizer)].double()
             C, count = C + e.T @ e, count + len(e)
             bar.update(len(part))
         seen += len(chunk)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.layers import cross_attentions
 from perfusion.method.memo import remembered
 from perfusion.method.text import towers
@@ -24,7 +25,8 @@ def tensors_hash(tensors: Iterable[Tensor]) -> str:
 
 
 def base_hash(text_encoder: nn.Module, denoiser: nn.Module, tokens: list[int] | None = None) -> str:
-    """Hash of what a concept depends on: the text encoder's weights and every cross-attention's W_K and W_V.
+    """Hash of what a concept depends on: the text encoder's weights (of a transformer's caption projection too, which
+    text_encoder_of puts behind it) and every cross-attention's W_K and W_V.
 
     Of LoRAs that are loaded beside it a concept does not depend: they are left out. tokens: how many the base model has,
     of each text encoder; embeddings of more, which a textual inversion adds, are left out too. None: all are the base's."""
@@ -52,5 +54,5 @@ def hash_of(pipe) -> str:
     for tower, tokenizer in zip(towers(text_encoder), tokenizers_of(pipe).values(), strict=True):
         rows, size = len(tower.get_input_embeddings().weight), base_size(tokenizer)
         tokens.append(size if size < len(tokenizer) else rows)  # some matrices have more rows than tokens, rounded up
-    parts = text_encoder, pipe.unet, tokens
+    parts = text_encoder, denoiser_of(pipe), tokens
     return remembered(pipe, "hash", base_weights(*parts), lambda: base_hash(*parts))

@@ -1,4 +1,4 @@
-"""Concepts on a stock diffusers Stable Diffusion pipeline (docs/pipelines.md says which are tested).
+"""Concepts on a stock diffusers pipeline whose denoiser has cross-attention (docs/pipelines.md says which are tested).
 
     handle = load_concepts(pipe, {"teddy*": "teddy.safetensors"})
     pipe("a teddy* on a beach")                      # as ever: batches, negative prompts, callbacks, any scheduler
@@ -24,14 +24,25 @@ from torch import Tensor
 
 from perfusion.errors import UserError
 from perfusion.method.concept import Concept
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import augment, overlap
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.layers import WidenedLinear, cross_attentions, lock_o_star_k, widen
 from perfusion.method.memo import remembered
-from perfusion.method.text import PlaceholderRows, add_placeholders, held_tokens, super_encoding, tokenize, twin_prompts
+from perfusion.method.text import (
+    PlaceholderRows,
+    add_placeholders,
+    aligned,
+    drops_spaces,
+    held_tokens,
+    spellings,
+    super_encoding,
+    tokenize,
+    twin_prompts,
+)
 from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
 
-PARTS = ("tokenizer", "text_encoder", "unet", "encode_prompt")
+PARTS = ("tokenizer", "text_encoder", "encode_prompt")
 # Methods of a pipeline that change what W or the tokens are, or write them.
 ON_THE_BASE = (
     "load_lora_weights",
@@ -51,10 +62,20 @@ ON_THE_BASE = (
 )
 
 
+Source = str | os.PathLike | Concept  # a file, an address on the hub, or a concept in memory
+
+
 def load_concepts(
-    pipe, concepts: dict[str, str | os.PathLike | Concept], always_on: bool = False, global_edit: bool = False
+    pipe,
+    concepts: dict[str, Source] | Source | Sequence[Source],
+    always_on: bool = False,
+    global_edit: bool = False,
+    **hub,
 ) -> "LoadedConcepts":
-    """Teach a stock pipeline some concepts: {trigger word: file or Concept}. The word may differ from the file's own.
+    """Teach a stock pipeline some concepts: {trigger word: file, "user/repo" on the hub, or Concept}. The word may differ
+    from the file's own; one concept, or a list, without words goes by its own.
+
+    hub: revision, token, cache_dir, local_files_only, weight_name, as of diffusers' own loaders.
 
     always_on: a concept acts on every prompt, negative ones too. By default it acts on the prompts that hold its
     word, so that any other prompt draws exactly what the base model draws. global_edit: under the global lock, the
@@ -65,10 +86,12 @@ def load_concepts(
     missing = [part for part in PARTS if getattr(pipe, part, None) is None]
     if missing:
         raise UserError(
-            f"pipeline {type(pipe).__name__} lacks {missing}; allowed are Stable Diffusion pipelines, SDXL's among them, "
-            "that have them all (SDXL's refiner has not)."
+            f"pipeline {type(pipe).__name__} lacks {missing}; allowed are Stable Diffusion pipelines (SDXL's among them), "
+            "PixArt's and Sana's, that have them all (SDXL's refiner has not)."
         )
-    if next(pipe.unet.parameters()).is_meta:
+    denoiser = denoiser_of(pipe)
+    cross_attentions(denoiser)  # says so where there is none, before anything else is asked of the pipeline
+    if next(denoiser.parameters()).is_meta:
         raise UserError(
             f"the weights of {type(pipe).__name__} are offloaded one by one (enable_sequential_cpu_offload) or not loaded; "
             "use enable_model_cpu_offload, or load_concepts before anything is offloaded."
@@ -78,14 +101,24 @@ def load_concepts(
             f"concepts {list(pipe._perfusion.concepts)} are loaded already; call unload() on their handle first and "
             "load all that you need together."
         )
-    if any(isinstance(a.to_k, WidenedLinear) for a in cross_attentions(pipe.unet).values()):
+    if any(isinstance(a.to_k, WidenedLinear) for a in cross_attentions(denoiser).values()):
         raise UserError(
-            f"the unet of this {type(pipe).__name__} holds concepts already, which were loaded on another pipeline that shares "
-            "it; call unload() on their handle first, or give each pipeline a unet of its own."
+            f"the denoiser of this {type(pipe).__name__} holds concepts already, which were loaded on another pipeline that shares "
+            "it; call unload() on their handle first, or give each pipeline a denoiser of its own."
         )
     if not concepts:
         raise UserError('concepts={} is empty; give at least one, as {"teddy*": "teddy.safetensors"}.')
-    concepts = {trigger: c if isinstance(c, Concept) else Concept.load(c) for trigger, c in concepts.items()}
+    load = lambda source: source if isinstance(source, Concept) else Concept.load(source, **hub)
+    if isinstance(concepts, dict):
+        concepts = {trigger: load(source) for trigger, source in concepts.items()}
+    else:
+        several = [load(source) for source in (concepts if _is_list(concepts) else [concepts])]
+        concepts = {concept.trigger: concept for concept in several}
+        if len(concepts) < len(several):
+            raise UserError(
+                f"concepts have the words {[c.trigger for c in several]}, some of them twice; give each its own, as in "
+                '{"teddy*": "teddy.safetensors"}.'
+            )
     base_id = str(pipe.config.get("_name_or_path", ""))
     hash = hash_of(pipe)
     for concept in concepts.values():
@@ -142,6 +175,8 @@ class LoadedConcepts:
         """Put the concepts on the pipeline as it is. Raises UserError, before anything is changed, where they do not fit."""
         pipe, concepts = self.pipe, self.concepts
         self._encoder, self._tokenizers = text_encoder_of(pipe), tokenizers_of(pipe)
+        projected = hasattr(self._encoder, "project")  # by the denoiser: its encodings are not yet what i* lives among
+        self._width = (pipe.text_encoder if projected else self._encoder).config.hidden_size
         added = {name: add_placeholders(tokenizer, list(concepts)) for name, tokenizer in self._tokenizers.items()}
         self.token_ids = added["tokenizer"][1]
         self._widen_denoiser()
@@ -194,7 +229,7 @@ class LoadedConcepts:
         """Put the concepts' rows beside W. Raises UserError, before anything is changed, where they do not fit."""
         concepts = self.concepts
         super_encodings = torch.stack(self._super_encodings([c.super_category for c in concepts.values()]))
-        locked = lock_o_star_k(self.pipe.unet, super_encodings)
+        locked = lock_o_star_k(denoiser_of(self.pipe), super_encodings)
         o_star_v, o_star_k = {}, {}
         for name, keys in locked.items():
             if any(name not in c.o_star_v for c in concepts.values()):
@@ -204,7 +239,7 @@ class LoadedConcepts:
             o_star_v[name] = torch.stack([c.o_star_v[name] for c in concepts.values()])
             trained = [c.o_star_k[name].to(keys) if c.o_star_k else None for c in concepts.values()]
             o_star_k[name] = torch.stack([key if o is None else o for o, key in zip(trained, keys, strict=True)])
-        self._widened = widen(self.pipe.unet, self.i_stars, o_star_v, o_star_k)
+        self._widened = widen(denoiser_of(self.pipe), self.i_stars, o_star_v, o_star_k)
 
     def _super_encodings(self, words: list[str]) -> list[Tensor]:
         """`text.super_encoding` of each word, computed once for as long as the text encoder's weights stay."""
@@ -219,9 +254,14 @@ class LoadedConcepts:
 
     def _narrow(self, module, args, kwargs):
         """A ControlNet's cross-attentions are stock: they take the encodings e alone, without the gates' columns."""
-        d, wide = self.i_stars.shape[1], 2 * (self.i_stars.shape[1] + 2 * len(self.concepts))
-        narrow = lambda x: x[..., :d] if isinstance(x, Tensor) and x.ndim == 3 and x.shape[-1] == wide else x
+        e = self._width
+        narrow = lambda x: x[..., :e] if isinstance(x, Tensor) and x.ndim == 3 and x.shape[-1] == self._wide else x
         return tuple(map(narrow, args)), {name: narrow(value) for name, value in kwargs.items()}
+
+    @property
+    def _wide(self) -> int:
+        """How wide the denoiser's encodings are with the columns: V's part, then K's."""
+        return 2 * (self._width + 2 * len(self.concepts))
 
     def _check_distinct(self) -> None:
         # Two at a time, since a prompt holds few of them: more concepts than i* has numbers may be loaded.
@@ -283,7 +323,7 @@ class LoadedConcepts:
         )
 
     def encode_prompt(self, *args, **kwargs):
-        """The pipeline's `encode_prompt`, its encodings [B, T, d] widened to [B, T, 2 (d + 2J)]: V's part, then K's."""
+        """The pipeline's `encode_prompt`, its encodings [B, T, c] widened to [B, T, 2 (c + 2J)]: V's part, then K's."""
         bound = inspect.signature(self._encode_base).bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments | bound.arguments.pop("kwargs", {})
@@ -298,23 +338,44 @@ class LoadedConcepts:
             texts = [first, given.get(f"{kind}_2") or first][: len(self._tokenizers)]
             return [listed(t) * count if isinstance(t, str) else listed(t) for t in texts]
 
-        def again(texts: list[list[str]]) -> Tensor:
-            changed = {"prompt": texts[0], "do_classifier_free_guidance": False, "negative_prompt": None}
-            changed |= {"prompt_2": texts[1]} if len(texts) > 1 else {}
-            changed |= {name: None for name in given if name.endswith("_embeds")}
-            return self._encode_base(**(given | changed))[0]
+        prompts = prompts_of("prompt", 1)
+        if given.get("clean_caption") and self._named([*(prompts or [[]])[0], *listed(given["negative_prompt"] or "")]):
+            given["clean_caption"] = False  # it takes the * out of teddy*
+        masked = "prompt_attention_mask" in given
+        # A preamble (Sana's) is for the prompts alone.
+        kinds = [{}, {"complex_human_instruction": False} if "complex_human_instruction" in given else {}]
 
-        e, e_negative, *pooled = self._encode_base(**given)
-        wide = self._widen(e, prompts_of("prompt", 1), images, again)
-        if e_negative is None:
-            return wide, None, *pooled
-        negatives = prompts_of("negative_prompt", len(e) // images)
-        return wide, self._widen(e_negative, negatives, images, again), *pooled
+        def asked(texts: list[list[str]] | None, more: dict):
+            """The text encoder for a call, and its encodings of other texts, as this call's are made."""
+            encoder, call = self._encoder, given | more
 
-    def _widen(self, e: Tensor, texts: list[list[str]] | None, images: int, again) -> Tensor:
-        """Both parts of the encodings e [B, T, d] of prompts; every concept off where the prompts are not known."""
-        d, J = self.i_stars.shape[1], len(self.concepts)
-        if e.shape[-1] == 2 * (d + 2 * J):  # given by the user, out of this very encode_prompt
+            def again(texts: list[list[str]]) -> Tensor:
+                changed = {"prompt": texts[0], "do_classifier_free_guidance": False, "negative_prompt": None}
+                changed |= {"prompt_2": texts[1]} if len(texts) > 1 else {}
+                changed |= {name: None for name in given if name.endswith(("_embeds", "_attention_mask"))}
+                return self._encode_base(**(call | changed))[0]
+
+            if masked:
+                instruction = call.get("complex_human_instruction") or None
+                encoder = encoder.asked(self.pipe.tokenizer, call["max_sequence_length"], instruction)
+            return texts, images, again, encoder
+
+        found = list(self._encode_base(**given))
+        at = 2 if masked else 1  # of the negative prompt's encodings
+        e, e_negative = found[0], found[at]
+        found[0] = self._widen(e, *asked(prompts, kinds[0]))
+        if e_negative is not None:
+            negatives = prompts_of("negative_prompt", len(e) // images)
+            found[at] = self._widen(e_negative, *asked(negatives, kinds[1]))
+        return tuple(found)
+
+    def _named(self, texts: list[str]) -> bool:
+        return any(trigger.lower() in text.lower() for text in texts for trigger in self.concepts)
+
+    def _widen(self, e: Tensor, texts: list[list[str]] | None, images: int, again, encoder) -> Tensor:
+        """Both parts of the encodings e [B, T, c] of prompts; every concept off where the prompts are not known."""
+        J = len(self.concepts)
+        if e.shape[-1] == self._wide:  # given by the user, out of this very encode_prompt
             return e
         if texts is None and not self.always_on:
             warnings.warn(
@@ -327,17 +388,23 @@ class LoadedConcepts:
         tokenizer, count = self.pipe.tokenizer, len(texts[0]) if texts else len(e) // images
         on = torch.ones(len(e), J, dtype=torch.bool, device=e.device)
         if texts:
-            for prompts in texts:
-                tokenize(tokenizer, prompts, self.token_ids)  # warns where a prompt is cut
+            cut = [tokenize(tokenizer, p, encoder, self.token_ids) for p in texts]  # warns where a prompt is cut
             # By each prompt, whichever text encoder it is for.
-            held = [set.union(*ids) for ids in zip(*(held_tokens(tokenizer, prompts) for prompts in texts), strict=True)]
+            held = [set.union(*ids) for ids in zip(*(held_tokens(tokenizer, p, encoder) for p in texts), strict=True)]
             has = [[self.always_on or i in row for row in held] for i in self.token_ids.values()]
             on = torch.tensor(has).T.repeat_interleave(images, dim=0).to(e.device)
         gates = [
             torch.tensor([_values(self.concepts, name, v) for v in self._per_image(name, count, images)])
             for name in ("beta", "tau")
         ]
-        v = augment(e, self.i_stars, self.c_inv_i_stars, *gates, on)
+
+        def gated(e: Tensor, on: Tensor) -> Tensor:
+            if not hasattr(encoder, "project"):
+                return augment(e, self.i_stars, self.c_inv_i_stars, *gates, on)
+            seen = augment(encoder.project(e), self.i_stars, self.c_inv_i_stars, *gates, on)
+            return torch.cat([e, seen[..., -2 * J :].to(e.dtype)], dim=-1)
+
+        v = gated(e, on)
         is_global = torch.tensor([lock == "global" for lock in self._per_image("lock", count, images)])
         if not is_global.any():
             return torch.cat([v, v], dim=-1)
@@ -347,8 +414,14 @@ class LoadedConcepts:
                 "say them; give prompts, or lock=None."
             )
         words = {t: c.super_category for t, c in self.concepts.items()}
-        twin = again([twin_prompts(prompts, words) for prompts in texts])
-        k = augment(twin, self.i_stars, self.c_inv_i_stars, *gates, on if self.global_edit else torch.zeros_like(on))
+        twins = [twin_prompts(prompts, words, drops_spaces(tokenizer)) for prompts in texts]
+        twin = again(twins)
+        if hasattr(encoder, "tokenize"):  # a word may be several pieces there
+            ids, theirs = (encoder.kept(i) for i in (cut[0], encoder.tokenize(tokenizer, twins[0])))
+            spelled = {i: spellings(tokenizer, words[t]) for t, i in self.token_ids.items()}
+            to = aligned(ids, theirs, spelled).repeat_interleave(images, dim=0).to(twin.device)
+            twin = twin.gather(1, to[..., None].expand_as(twin))
+        k = gated(twin, on if self.global_edit else torch.zeros_like(on))
         k = torch.where(is_global.to(e.device)[:, None, None], k, v)
         return torch.cat([v, k], dim=-1)
 

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 from common import Child, arguments, content, files, keep, perfusion, rng, small_world, workplace
-
 from helpers_emojiland import QUICK, SCORE
 
 STEPS = ("max_steps=4", "selection.every=2", "picture=false", "attention=false")
@@ -91,7 +90,7 @@ def damaged(here: Path) -> list[str]:
     for path in files(here):
         try:
             content(path)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the file is not whole
+        except Exception as error:
             problems.append(f"{path.name} is not whole after a kill: {type(error).__name__} {error}"[:200])
     return problems
 

@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 from common import Child, arguments, content, keep, perfusion, rng, small_world, workplace
-
 from helpers_emojiland import QUICK
 
 STEPS = 8

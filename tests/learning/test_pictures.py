@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, PngImagePlugin
 from helpers_pictures import data, photo, save_box_mask
+from PIL import Image, ImageDraw, PngImagePlugin
 
 from perfusion.errors import UserError
 from perfusion.learning.masks import mask_path, read_mask
@@ -42,7 +42,7 @@ def first(folder: Path) -> Image.Image:
     return real_pictures(folder)[0]
 
 
-@pytest.mark.parametrize("kind", "png jpg jpeg webp gif bmp dib tif tiff avif jp2 ppm tga qoi ico".split())
+@pytest.mark.parametrize("kind", ["png", "jpg", "jpeg", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "jp2", "ppm", "tga", "qoi", "ico"])
 def test_what_pillow_reads_is_read(tmp_path, kind, caplog):
     if kind == "avif" and "AVIF" not in Image.OPEN:
         pytest.skip("this Pillow has no AVIF")

@@ -1,0 +1,172 @@
+"""One pipeline that draws for everyone on the page: concepts put on as asked for, pictures kept, stale ones broken off."""
+
+import threading
+from collections import OrderedDict
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
+from omegaconf import DictConfig
+from PIL import Image
+
+from perfusion.errors import UserError
+from perfusion.learning.models import check_device, load_pipeline
+from perfusion.method.attention import Looked, look, word_positions
+from perfusion.method.fingerprint import hash_of
+from perfusion.method.pipeline import load_concepts
+from perfusion.method.sampling import Sampling, draw
+from perfusion.method.text import add_placeholders, twin_prompts
+from perfusion.web.keeping import keep_encodings, keep_keys_and_values
+from perfusion.web.library import Library
+
+COARSE = 3  # steps of the picture that comes first
+SHIFTS = (-0.3, -0.15, 0.0, 0.15, 0.3)  # of every bias in the strip
+KEPT = 256  # pictures kept
+MOST_STEPS, MOST_GUIDANCE, MOST_LETTERS = 100, 30.0, 1000
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A concept in play, and its gate."""
+
+    word: str
+    beta: float
+    tau: float
+
+
+@dataclass(frozen=True)
+class Wish:
+    """All that a picture follows from; equal wishes give the same picture. lock: None (the concepts' own) or "global"."""
+
+    prompt: str
+    knobs: tuple[Knob, ...]
+    lock: str | None
+    seed: int
+    steps: int
+    guidance: float
+
+    def check(self) -> None:
+        """Raises UserError for what no slider gives (the page's functions can be called by programs, too)."""
+        if not self.prompt.strip() or len(self.prompt) > MOST_LETTERS:
+            raise UserError(
+                f"the prompt has {len(self.prompt)} letters; write 1 to {MOST_LETTERS}, such as: a photo of a teddy*."
+            )
+        for name, value, low, high in (
+            ("seed", self.seed, 0, 2**32 - 1), ("steps", self.steps, 1, MOST_STEPS), ("guidance", self.guidance, 1, MOST_GUIDANCE),
+        ):  # fmt: skip
+            if not low <= value <= high:
+                raise UserError(f"{name}={value} does not work; allowed is {low} to {high}.")
+
+
+def few(wish: Wish) -> Wish:
+    """The wish of the coarse picture that comes first."""
+    return replace(wish, steps=min(wish.steps, COARSE))
+
+
+class Broken(Exception):
+    """A drawing was broken off, as its wish is stale."""
+
+
+class Studio:
+    """Draws one wish at a time. model: a configuration of conf/model; library: where the wishes' words come from.
+
+    Raises UserError, before any weights load, where the device or the model is not to be had.
+    """
+
+    def __init__(self, model: DictConfig, library: Library, device: str | None = None):
+        device = check_device(device)
+        self.model, self.library, self.pipe = model, library, load_pipeline(model, device)
+        self.sampling, self.tokenizer = Sampling.of(model), self.pipe.tokenizer  # before any concept's word is added
+        self.encodings = keep_encodings(self.pipe)
+        keep_keys_and_values(self.pipe.unet)
+        library.open(self.tokenizer, model.id, hash_of(self.pipe))
+        self._one_at_a_time = threading.Lock()
+        self._handle, self._drawing, self._pictures = None, None, OrderedDict()
+
+    # -- pictures -----------------------------------------------------------------------------------------------------
+    def picture(self, wish: Wish, coarse: bool = False) -> Image.Image:
+        """The wish's picture; coarse: the same after COARSE steps. Raises Broken where it was broken off, and UserError."""
+        wish = few(wish) if coarse else wish
+        return self._kept(wish, "picture", lambda: self._draw(wish, [wish.prompt])[0])
+
+    def base(self, wish: Wish) -> tuple[str, Image.Image]:
+        """The prompt with the super-categories' words, and what the base model draws of it from the same noise."""
+        supers = {k.word: self.library[k.word].super_category for k in wish.knobs}
+        prompt = twin_prompts([wish.prompt], supers)[0]
+        plain = replace(wish, prompt=prompt, knobs=(), lock=None)
+        # Not taken off for it: a prompt that holds no concept's word draws what the base model draws, to the last bit.
+        return prompt, self._kept(
+            plain, "picture", lambda: self._draw(replace(wish, prompt=prompt, lock=None), [prompt])[0]
+        )
+
+    def strip(self, wish: Wish) -> list[tuple[float, Image.Image]]:
+        """Five pictures in one batch: every concept's bias shifted, the middle one being the wish's own."""
+        betas = [{k.word: round(k.beta + shift, 4) for k in wish.knobs} for shift in SHIFTS]
+        prompts = [wish.prompt] * len(SHIFTS)
+        drawn = self._kept(wish, "strip", lambda: self._draw(wish, prompts, beta=betas))
+        return list(zip(SHIFTS, drawn))
+
+    def looked(self, wish: Wish) -> Looked:
+        """The wish's picture, and where each word of it is looked at."""
+
+        def work():
+            with self._at_work(wish):
+                return look(self.pipe, [wish.prompt], [wish.seed], self._sampling(wish))[0]
+
+        return self._kept(wish, "looked", work)
+
+    def words(self, prompt: str, concepts: list[str]) -> tuple[list[str], int]:
+        """The words whose maps `looked` will have, and how many tokens the prompt has."""
+        tokenizer, _ = add_placeholders(self.tokenizer, concepts)
+        return list(word_positions(tokenizer, prompt)), len(tokenizer(prompt, verbose=False).input_ids)
+
+    def break_off(self, wish: Wish) -> None:
+        """Let the drawing of this wish, if it is under way, end after its present step."""
+        if self._drawing in (wish, few(wish)):
+            self.pipe._interrupt = True
+
+    # -- the pipeline -------------------------------------------------------------------------------------------------
+    def _kept(self, wish: Wish, kind: str, make):
+        """`make()`, or what it gave for an equal wish; one at a time."""
+        wish.check()
+        with self._one_at_a_time:
+            key = (wish, kind)
+            if key not in self._pictures:
+                self._pictures[key] = make()
+                while len(self._pictures) > KEPT:
+                    self._pictures.popitem(last=False)
+            self._pictures.move_to_end(key)
+            return self._pictures[key]
+
+    def _draw(self, wish: Wish, prompts: list[str], **gate) -> list[Image.Image]:
+        with self._at_work(wish, **gate):
+            return draw(self.pipe, prompts, [wish.seed] * len(prompts), self._sampling(wish))
+
+    def _sampling(self, wish: Wish) -> Sampling:
+        return replace(self.sampling, steps=wish.steps, guidance=wish.guidance)
+
+    @contextmanager
+    def _at_work(self, wish: Wish, **gate):
+        """The wish's concepts are on, with their gates, for a with-block."""
+        self._put_on([k.word for k in wish.knobs])
+        settings = {
+            "beta": {k.word: k.beta for k in wish.knobs}, "tau": {k.word: k.tau for k in wish.knobs}, "lock": wish.lock,
+        }  # fmt: skip
+        self._drawing = wish
+        try:
+            with self._handle.gate(**(settings | gate)) if self._handle else nullcontext():
+                yield
+            if getattr(self.pipe, "_interrupt", False):
+                raise Broken
+        finally:
+            self._drawing = None
+
+    def _put_on(self, words: list[str]) -> None:
+        """Exactly these concepts are on the pipeline; nothing is done where they are already."""
+        if set(self._handle.concepts if self._handle else ()) == set(words):
+            return
+        if self._handle:
+            self._handle.unload()
+            self._handle = None
+        self.encodings.clear()  # the words' tokens and embeddings are others
+        if words:
+            self._handle = load_concepts(self.pipe, {word: self.library[word] for word in words})

@@ -1,0 +1,29 @@
+"""How the page looks: Gradio's own theme with the machine's fonts, so that nothing is fetched from elsewhere."""
+
+import gradio as gr
+
+SYSTEM = ["system-ui", "sans-serif"]
+FIXED = ["ui-monospace", "monospace"]
+
+CSS = """
+.gradio-container { max-width: 1180px !important; margin: 0 auto; }
+.pixels img { width: 100% !important; height: auto !important; image-rendering: pixelated; object-fit: contain; }
+.pixels .image-frame, .pixels .image-container > button { width: 100%; }
+.pixels > label { position: static !important; width: 100%; border: none; }
+.pixels .grid-wrap { min-height: 0 !important; height: auto !important; }
+.pixels .grid-container { padding-top: 0 !important; }
+.hint { font-size: var(--text-sm); min-height: 1.4em; }
+.knob { border-left: 4px solid var(--color-accent) !important; }
+.knob .knob { border-left: none !important; }
+.chart { width: 100%; height: auto; color: var(--body-text-color); font: 11px system-ui, sans-serif; }
+.chart .shot { display: none; pointer-events: none; }
+.chart .point:hover .shot, .chart .point:focus .shot { display: block; }
+.chart .point:hover circle, .chart .point:focus circle { r: 8; }
+.chart .point { cursor: pointer; outline: none; }
+.chart .card { fill: var(--block-background-fill); stroke: currentColor; }
+.chart image { image-rendering: pixelated; }
+"""
+
+
+def theme() -> gr.themes.Base:
+    return gr.themes.Default(font=SYSTEM, font_mono=FIXED)

@@ -1,0 +1,131 @@
+"""What the studio keeps changes no picture; a moved slider encodes no text; everyone gets their own concepts' picture."""
+
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from perfusion.errors import UserError
+from perfusion.method.layers import WidenedLinear
+from perfusion.method.pipeline import load_concepts
+from perfusion.method.sampling import Sampling, draw
+from perfusion.web.studio import COARSE, SHIFTS, Broken, Knob, Wish
+
+WISH = Wish("a teddy* on a beach", (Knob("teddy*", 0.6, 0.1),), None, 3, 5, 4.0)
+same = lambda a, b: np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def by_hand(stock, files, wish, resolution=64):
+    """The wish's picture by the road that a library's user takes."""
+    stock.scheduler = type(stock.scheduler).from_config(stock.scheduler.config)
+    handle = load_concepts(stock, {k.word: files[k.word] for k in wish.knobs})
+    try:
+        with handle.gate(
+            beta={k.word: k.beta for k in wish.knobs}, tau={k.word: k.tau for k in wish.knobs}, lock=wish.lock
+        ):
+            return draw(stock, [wish.prompt], [wish.seed], Sampling(wish.steps, wish.guidance, resolution=resolution))[
+                0
+            ]
+    finally:
+        handle.unload()
+
+
+@pytest.fixture
+def alike(studio, stock):
+    """The stock pipeline with the page's scheduler."""
+    stock.scheduler = type(studio.pipe.scheduler).from_config(studio.pipe.scheduler.config)
+    return stock
+
+
+def test_pictures_are_those_of_the_pipeline_whatever_was_kept(studio, alike, files):
+    both = replace(WISH, prompt="a teddy* and a cat*", knobs=(*WISH.knobs, Knob("cat*", 0.8, 0.2)))
+    other = replace(WISH, knobs=(Knob("teddy*", 1.0, 0.1),))
+    for wish in (WISH, other, replace(WISH, seed=4), both, replace(WISH, lock="global"), WISH):
+        found, wanted = (np.asarray(p, int) for p in (studio.picture(wish), by_hand(alike, files, wish)))
+        assert abs(found - wanted).max() <= 1, wish  # memory formats differ
+    assert not same(studio.picture(WISH), studio.picture(other))
+    coarse = studio.picture(WISH, coarse=True)
+    assert same(coarse, studio.picture(replace(WISH, steps=COARSE))) and not same(coarse, studio.picture(WISH))
+
+
+def test_the_base_model_s_picture_is_from_the_same_noise(studio, alike):
+    prompt, picture = studio.base(WISH)
+    assert prompt == "a teddy on a beach"
+    wanted = draw(alike, [prompt], [WISH.seed], Sampling(WISH.steps, WISH.guidance, resolution=64))[0]
+    assert abs(np.asarray(picture, int) - np.asarray(wanted, int)).max() <= 1
+
+
+def test_the_strip_is_five_biases_of_one_batch(studio):
+    strip = studio.strip(WISH)
+    assert [shift for shift, _ in strip] == list(SHIFTS)
+    for shift, picture in strip:
+        alone = studio.picture(replace(WISH, knobs=(Knob("teddy*", round(0.6 + shift, 4), 0.1),)))
+        assert abs(np.asarray(picture, int) - np.asarray(alone, int)).max() <= 2, shift
+
+
+def test_a_moved_slider_encodes_no_text_and_the_full_picture_projects_nothing_anew(studio, monkeypatch):
+    encoded, projected, project = [], [], WidenedLinear.project
+    studio.pipe.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
+    monkeypatch.setattr(WidenedLinear, "project", lambda self, x: projected.append(1) or project(self, x))
+    studio.picture(WISH, coarse=True)
+    assert encoded and projected
+    encoded.clear(), projected.clear()
+    studio.picture(WISH)  # more steps
+    studio.picture(replace(WISH, seed=9, guidance=2.0))
+    assert not encoded and not projected
+    studio.picture(
+        replace(WISH, knobs=(Knob("teddy*", 0.9, 0.1),))
+    )  # another bias: other keys and values, the same text
+    assert not encoded and projected
+
+
+def test_attention_has_the_words_that_are_offered(studio):
+    looked = studio.looked(WISH)
+    words, tokens = studio.words(WISH.prompt, ["teddy*"])
+    assert words == list(looked.maps) == ["a", "teddy*", "on", "beach"] and tokens == 7
+    assert (
+        same(looked.picture, studio.picture(WISH))
+        or np.abs(np.asarray(looked.picture, int) - np.asarray(studio.picture(WISH), int)).max() <= 1
+    )
+
+
+def test_a_stale_drawing_is_broken_off_and_not_kept(studio):
+    whole, called = studio.picture(WISH), []
+
+    def move_on(module, args):
+        called.append(1)
+        studio.break_off(slow)
+
+    slow = replace(WISH, steps=50, seed=8)
+    hook = studio.pipe.unet.register_forward_pre_hook(move_on)
+    with pytest.raises(Broken):
+        studio.picture(slow)
+    hook.remove()
+    assert len(called) == 1
+    studio.break_off(slow)  # nothing is under way
+    assert same(studio.picture(WISH), whole) and not same(studio.picture(slow), whole)
+
+
+def test_two_people_at_once_get_their_own_concepts(studio):
+    wishes = [
+        replace(WISH, prompt=f"a {w} on a beach", knobs=(Knob(w, 0.6, 0.1),), seed=s)
+        for s in (1, 2)
+        for w in ("teddy*", "cat*")
+    ]
+    alone = [studio.picture(w) for w in wishes]
+    studio._pictures.clear()
+    found = {}
+    threads = [threading.Thread(target=lambda w=w: found.setdefault(w, studio.picture(w))) for w in wishes]
+    [t.start() for t in threads], [t.join() for t in threads]
+    assert all(same(found[w], picture) for w, picture in zip(wishes, alone))
+
+
+def test_wishes_that_cannot_be_drawn_are_refused(studio):
+    for change, said in (
+        ({"prompt": " "}, "letters"), ({"steps": 0}, "steps=0"), ({"steps": 10**6}, "1 to 100"), ({"seed": -1}, "seed=-1"),
+        ({"guidance": float("nan")}, "guidance=nan"), ({"knobs": (Knob("dog*", 0.6, 0.1),)}, "no concept"),
+        ({"knobs": (Knob("teddy*", 0.6, 0.0),)}, "positive"), ({"lock": "trained"}, "lock=trained"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            studio.picture(replace(WISH, **change))
