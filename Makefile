@@ -36,7 +36,7 @@ wheel: $(VENV)/.installed
 	PYTHON=$(PY) scripts/check_wheel.sh
 
 docs: $(LINT)/.installed
-	NO_MKDOCS_2_WARNING=1 $(LINT)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(LINT)/bin/mkdocs build --strict # not --quiet, which warnings do not count under
 	@echo "the site: site/index.html"
 
 tables: $(VENV)/.installed

@@ -237,8 +237,15 @@ def pages() -> list[Path]:
 
 
 def rendered(text: str) -> str:
-    """A page with every table as the result files have it now."""
-    return MARK.sub(lambda m: f"{m[1]}{TABLES[m[2]]()}\n{m[3]}", text)
+    """A page with every table as the result files have it now; one whose file is not there says so."""
+
+    def made(name: str) -> str:
+        try:
+            return TABLES[name]()
+        except FileNotFoundError as missing:
+            return f"*Not measured yet: `{Path(missing.filename).relative_to(ROOT)}` is not there.*"
+
+    return MARK.sub(lambda m: f"{m[1]}{made(m[2])}\n{m[3]}", text)
 
 
 def stale() -> list[Path]:

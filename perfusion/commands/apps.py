@@ -1,6 +1,7 @@
 """The commands that Hydra configures: composed, checked, run here or by a sweep's launcher."""
 
 import importlib
+import logging
 import os
 import re
 import shlex
@@ -37,20 +38,22 @@ def start(app: str, overrides: list[str]) -> None:
         _check(app, overrides)
     sys.argv = [f"perfusion {app}", *overrides, f"hydra.job.name={app}"]  # what the log file is named after
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra ends the process itself, with part of a traceback
+    logging.raiseExceptions = False  # a log line that a full disk does not take is not worth a traceback
     try:
         hydra.main(str(CONF), app, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         refuse(" ".join(str(error).split()))
-    except OSError as error:
-        if error.errno is None:
-            raise
-        where = f"{error.filename} cannot be written or read" if error.filename else "a file cannot be written or read"
-        refuse(f"{where} ({error.strerror}); free some space, or give files and folders that you may read and write.")
     except Stopped as stop:
         sys.exit(stop.code)
     except KeyboardInterrupt:
         print(f"perfusion: {app} is stopped.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, ValueError) else error  # logging's, of its file
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        where = f"{cause.filename} cannot be written or read" if cause.filename else "a file cannot be written or read"
+        refuse(f"{where} ({cause.strerror}); free some space, or give files and folders that you may read and write.")
 
 
 def task(cfg):

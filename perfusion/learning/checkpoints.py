@@ -4,6 +4,7 @@ Lightning writes to the system's temporary folder and moves the file from there:
 kill cuts in two; and torch.load does not look at the sums of what it reads.
 """
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -26,8 +27,14 @@ class Checkpoints(TorchCheckpointIO):
 
 def tensors(path: str | Path):
     """torch.load of a file as tensors alone, with every byte checked. Raises any error on bytes that are damaged."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                raise ValueError(f"its part {damaged} is damaged")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    if not zipfile.is_zipfile(path):
+        return torch.load(path, map_location="cpu", weights_only=True)
+    # What was checked is put into a zip file anew: torch's own reader goes by marks that no sum covers.
+    sound = io.BytesIO()
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(sound, "w") as clean:
+        for part in archive.infolist():
+            if part.compress_type != zipfile.ZIP_STORED:  # of any size, once unpacked
+                raise ValueError(f"its part {part.filename} is compressed, which torch does not do")
+            clean.writestr(part.filename, archive.read(part))
+    sound.seek(0)
+    return torch.load(sound, map_location="cpu", weights_only=True)

@@ -15,6 +15,7 @@ what they leave.
 import functools
 import inspect
 import os
+import threading
 import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -43,6 +44,8 @@ from perfusion.method.text import (
 from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
 
 PARTS = ("tokenizer", "text_encoder", "encode_prompt")
+# A tokenizer keeps how it was last asked to pad and cut, so two threads that ask one disturb each other.
+ENCODING = threading.RLock()
 # Methods of a pipeline that change what W or the tokens are, or write them.
 ON_THE_BASE = (
     "load_lora_weights",
@@ -213,7 +216,7 @@ class LoadedConcepts:
         """A method of the pipeline, called on it without the concepts; they are put back around what it leaves."""
         own = {id(getattr(self.pipe, part)): tokenizer for part, tokenizer in self._tokenizers.items()}
         kwargs = {key: own.get(id(value), value) for key, value in kwargs.items()}  # tokenizer=pipe.tokenizer_2
-        args = [own.get(id(value), value) for value in args]
+        args = tuple(own.get(id(value), value) for value in args)
         self._remove()
         try:
             return getattr(self.pipe, name)(*args, **kwargs)
@@ -323,6 +326,11 @@ class LoadedConcepts:
         )
 
     def encode_prompt(self, *args, **kwargs):
+        """`_encode_prompt`, by one thread at a time."""
+        with ENCODING:
+            return self._encode_prompt(*args, **kwargs)
+
+    def _encode_prompt(self, *args, **kwargs):
         """The pipeline's `encode_prompt`, its encodings [B, T, c] widened to [B, T, 2 (c + 2J)]: V's part, then K's."""
         bound = inspect.signature(self._encode_base).bind(*args, **kwargs)
         bound.apply_defaults()
@@ -381,7 +389,7 @@ class LoadedConcepts:
             warnings.warn(
                 "plain prompt_embeds do not say which concepts they hold: drawn with every concept off; give "
                 "prompts, or embeds out of this pipeline's encode_prompt, or load_concepts(..., always_on=True).",
-                stacklevel=4,
+                stacklevel=5,
             )
             zeros = e.new_zeros(*e.shape[:2], 2 * J)
             return torch.cat([e, zeros, e, zeros], dim=-1)

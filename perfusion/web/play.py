@@ -125,7 +125,7 @@ class Play:
             "inputs": [self.prompt, self.words],
             "outputs": [self.seen, self.hint, self.word],
         }
-        self.prompt.input(**read, trigger_mode="always_last", **quick)
+        self.prompt.change(**read, **quick)  # typed, pasted, or put there by the other tab
         slots = {
             "inputs": [self.chosen, self.words, *gates],
             "outputs": [self.words, *self.groups, *self.names, *gates],

@@ -90,7 +90,7 @@ class Teach:
     def _events(self) -> None:
         private = {"api_visibility": "private"}
         quick = private | {"queue": False, "show_progress": "hidden"}
-        self.kind.input(kindly(self.nearest), self.kind, [self.near, self.name], trigger_mode="always_last", **quick)
+        self.kind.change(kindly(self.nearest), self.kind, [self.near, self.name], **quick)
         self.near.input(lambda w: (w, f"{w}*"), self.near, [self.kind, self.name], **quick)
         self.example.input(
             kindly(self.take_example), self.example, [self.uploads, self.kind, self.near, self.name], **quick

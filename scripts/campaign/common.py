@@ -138,9 +138,9 @@ def perfusion(*overrides: str) -> Callable:
 
 
 def one_sentence(log: Path) -> bool:
-    """Whether a command's output ends in its one sentence, and holds no traceback."""
+    """Whether a command's output has its one sentence (a progress bar may close after it), and no traceback."""
     said = log.read_text(errors="replace")
-    return "Traceback" not in said and said.strip().splitlines()[-1:] and said.strip().splitlines()[-1].startswith("perfusion: ")
+    return "Traceback" not in said and said.count("perfusion: ") == 1
 
 
 def files(folder: Path) -> list[Path]:

@@ -1,0 +1,45 @@
+"""What there is to compare, and the pictures behind its points."""
+
+import xml.etree.ElementTree as xml
+from pathlib import Path
+
+import pytest
+from helpers_emojiland import QUICK, ROOT, SCORE
+
+from perfusion.errors import UserError
+from perfusion.results import read_result
+from perfusion.web.chart import Point, Series, chart
+from perfusion.web.fronts import fronts, sources
+
+
+def test_every_committed_experiment_can_be_compared(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    experiments = [name for name in sources() if name.startswith("experiment ")]
+    assert len(experiments) >= 10
+    for name in experiments:
+        series, said = fronts(name)
+        svg = xml.fromstring(chart(series, "text", "image"))
+        points = [g for g in svg.iter("g") if g.get("tabindex") == "0"]
+        assert len(points) == sum(len(s.points) for s in series) and "concepts x" in said
+    for name in ("../../etc/passwd", "experiment ../x", ""):
+        with pytest.raises(UserError, match="is not here"):
+            fronts(name)
+
+
+def test_a_run_s_points_have_their_pictures(perfusion_here, tmp_path):
+    perfusion_here("train", *QUICK, "picture=false", "attention=false", "concept_file=teddy.safetensors")
+    perfusion_here("evaluate", *(q for q in QUICK if q.startswith("model.")), "concept_file=teddy.safetensors", *SCORE)
+    (name,) = sources()
+    (series,), _ = fronts(name)
+    summary = read_result(next(Path("outputs").rglob("evaluate/**/result.json")))["summary"]
+    assert [(p.x, p.y) for p in series.points] == [(row["text"], row["image"]) for row in summary]
+    assert all(p.picture.size == (128, 128) for p in series.points)  # the first four prompts', two by two
+    assert series.points[0].picture.tobytes() != series.points[1].picture.tobytes()
+    assert chart([series], "text", "image").count("data:image/png;base64,") == 2
+
+
+def test_a_chart_escapes_what_it_is_told():
+    svg = chart([Series("<script>", [Point(0, 0, '"><b>'), Point(1, 1, "x")])], "<x>", "&")
+    xml.fromstring(svg)
+    assert "<script>" not in svg and "<b>" not in svg
+    assert chart([], "x", "y") == "" and xml.fromstring(chart([Series("one", [Point(1, 2, "alone")])], "x", "y")) is not None
