@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
-from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -16,10 +15,12 @@ from perfusion.baselines.learned import Learned
 from perfusion.config import home
 from perfusion.errors import UserError
 from perfusion.learning.data import Latents
-from perfusion.learning.module import PerfusionModule, masked_error
+from perfusion.learning.module import masked_error
+from perfusion.learning.noising import noising_of
+from perfusion.method.denoiser import check_trainable, denoiser_of, predict
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.sampling import Sampling
-from perfusion.method.text import TEMPLATES, encode_pooled
+from perfusion.method.text import TEMPLATES, encoded
 from perfusion.method.text_encoders import text_encoder_of
 
 
@@ -37,7 +38,6 @@ class Baseline(pl.LightningModule):
     """
 
     leaves: type[Learned]
-    conditions = PerfusionModule.conditions  # what SDXL's unet is told beside the encodings
 
     def __init__(
         self, pipe, data: Latents, trigger: str, super_category: str, *, method: dict, batch_size: int, seed: int,
@@ -47,10 +47,11 @@ class Baseline(pl.LightningModule):
         self.pipe, self.data, self.trigger, self.super_category = pipe, data, trigger, super_category
         self.method, self.batch_size, self.seed, self.templates = method, batch_size, seed, templates
         encoder, self.base_hash = text_encoder_of(pipe), hash_of(pipe)  # before anything is changed
-        for frozen in (pipe.unet, pipe.vae, encoder):
+        check_trainable(pipe)
+        for frozen in (denoiser_of(pipe), pipe.vae, encoder):
             frozen.requires_grad_(False).eval()
         self.tokenizer, self.encoder_of = pipe.tokenizer, lambda: encoder  # a Module's modules are saved with it
-        self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
+        self.noising = noising_of(pipe.scheduler)
         self.prior, self.setup_seconds = None, 0.0
         if method["prior_pictures"]:
             self.prior, self.setup_seconds = prior_latents(pipe, super_category, method["prior_pictures"], sampling)
@@ -102,15 +103,14 @@ class Baseline(pl.LightningModule):
         chosen = shares(lambda: torch.randint(len(self.templates), (total,), generator=generator)).tolist()
         prompts = [self.templates[i].format(words[n // self.batch_size]) for n, i in enumerate(chosen)]
         with torch.autocast(self.device.type, enabled=False):
-            e, _, pooled = encode_pooled(self.tokenizer, self.encoder_of(), prompts, self.rows())
-        scheduler = self.noising
-        steps = scheduler.config.num_train_timesteps
-        t = shares(lambda: torch.randint(steps, (total,), generator=generator)).to(self.device)
+            text = encoded(self.tokenizer, self.encoder_of(), prompts, self.rows())
+        k = shares(lambda: torch.randint(self.noising.steps, (total,), generator=generator)).to(self.device)
         noise = shares(lambda: torch.randn((total, *x.shape[1:]), generator=generator)).to(x)
-        noisy = scheduler.add_noise(x, noise, t).to(self.pipe.unet.dtype)
-        target = scheduler.get_velocity(x, noise, t) if scheduler.config.prediction_type == "v_prediction" else noise
-        predicted = self.pipe.unet(noisy, t, e, added_cond_kwargs=self.conditions(pooled)).sample.float()
-        error, n = (predicted - target).square(), self.batch_size
+        noisy, t = self.noising.noisy(x, noise, k)
+        encodings = text.e if text.given is None else text.given
+        noisy = noisy.to(denoiser_of(self.pipe).dtype)
+        predicted = predict(self.pipe, noisy, t, encodings, self.data.resolution, text.mask, text.pooled)
+        error, n = (predicted - self.noising.target(x, noise, k)).square(), self.batch_size
         loss = masked_error(mask[:n], error[:n])
         if self.prior is not None:
             loss = loss + self.method["prior_weight"] * masked_error(mask[n:], error[n:])

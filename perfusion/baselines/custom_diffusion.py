@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from perfusion.baselines.baseline import Baseline
 from perfusion.baselines.learned import Learned, WordHandle
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.layers import Swap, cross_attentions
 from perfusion.method.text import add_placeholders, towers
 
@@ -34,7 +35,7 @@ def projections(unet) -> dict[str, tuple[nn.Module, str]]:
 class CustomDiffusionHandle(WordHandle):
     def __init__(self, learned: Learned, pipe):
         self.swaps: dict[str, Swap] = {}
-        for name, (attention, part) in projections(pipe.unet).items():
+        for name, (attention, part) in projections(denoiser_of(pipe)).items():
             own = getattr(attention, part)
             self.swaps[name] = Swap(attention, part, own, linear(own.weight.detach().clone(), own))
         super().__init__(learned, pipe)
@@ -81,7 +82,7 @@ class CustomDiffusionModule(Baseline):
         self.register_buffer("start", torch.cat(start), persistent=False)
         self.embedding = nn.Parameter(self.start.clone())
         self.names, self.swaps, weights = [], [], []
-        for name, (attention, part) in projections(self.pipe.unet).items():
+        for name, (attention, part) in projections(denoiser_of(self.pipe)).items():
             own = getattr(attention, part)
             weights.append(nn.Parameter(own.weight.detach().float().clone()))
             self.swaps.append(Swap(attention, part, own, linear(weights[-1], own)))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from perfusion.baselines.baseline import Baseline
 from perfusion.baselines.learned import Handle, Learned
 from perfusion.errors import UserError, install
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.layers import Swap
 
 ADAPTER = "concept"
@@ -48,7 +49,7 @@ class DreamBoothLoRAModule(Baseline):
             from peft import LoraConfig
         except ImportError as error:
             raise UserError(f"method=dreambooth_lora needs peft; install it with {install('baselines')}.") from error
-        unet, rank = self.pipe.unet, self.method["rank"]
+        unet, rank = denoiser_of(self.pipe), self.method["rank"]
         torch.manual_seed(self.seed)
         unet.add_adapter(
             LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=TARGETS), ADAPTER
@@ -65,18 +66,18 @@ class DreamBoothLoRAModule(Baseline):
     def attach(self) -> None:
         for swap in self.swaps:
             swap.install()
-        self.pipe.unet.peft_config, self.pipe.unet._hf_peft_config_loaded = self.config, True
+        denoiser_of(self.pipe).peft_config, denoiser_of(self.pipe)._hf_peft_config_loaded = self.config, True
 
     def detach(self) -> None:
         """The unet's own layers, and nothing that says it ever had an adapter."""
         for swap in self.swaps:
             swap.remove()
-        del self.pipe.unet.peft_config
-        self.pipe.unet._hf_peft_config_loaded = False
+        del denoiser_of(self.pipe).peft_config
+        denoiser_of(self.pipe)._hf_peft_config_loaded = False
 
     def tensors(self) -> dict[str, Tensor]:
         from diffusers.utils import convert_state_dict_to_diffusers
         from peft import get_peft_model_state_dict
 
-        found = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.pipe.unet, adapter_name=ADAPTER))
+        found = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser_of(self.pipe), adapter_name=ADAPTER))
         return {f"unet.{name}": t for name, t in found.items()}
