@@ -6,7 +6,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := -qq --disable-pip-version-check # errors alone
 
-.PHONY: check lint test wheel docs tables demo ablations figures tour emojiland clean
+.PHONY: check lint test wheel docs tables demo ablations figures tour emojiland campaign clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfusion needs Python 3.11 or newer, this is " + sys.version'
@@ -36,7 +36,7 @@ wheel: $(VENV)/.installed
 	PYTHON=$(PY) scripts/check_wheel.sh
 
 docs: $(LINT)/.installed
-	NO_MKDOCS_2_WARNING=1 $(LINT)/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(LINT)/bin/mkdocs build --strict # not --quiet, which warnings do not count under
 	@echo "the site: site/index.html"
 
 tables: $(VENV)/.installed
@@ -74,6 +74,10 @@ emojiland: $(VENV)/.installed
 	$(PY) scripts/pretrain_segmenter.py
 	$(PY) scripts/pretrain_judge.py
 	$(PY) scripts/pretrain_reader.py
+
+# Kills, damaged files, bad inputs, full disks (docs/reliability.md): hours on two cores; the figures are in results/reliability.json.
+campaign: $(VENV)/.installed
+	for c in kills resumes fuzz inputs soak places; do $(PY) scripts/campaign/$$c.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) outputs multirun site

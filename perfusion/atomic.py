@@ -3,25 +3,85 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from perfusion.errors import UserError
 
 
+class WriteError(UserError, OSError):
+    """A file that cannot be written: a full disk, a folder of others."""
+
+
 @contextmanager
 def whole(path: str | os.PathLike) -> Iterator[Path]:
-    """A with-block writes to the path that it is given; `path` has the new content once the block ends without error."""
+    """A with-block writes to the path that it is given; `path` has the new content once the block ends without error.
+
+    It has the permissions that any new file of this process has. Raises WriteError where it cannot be written; what lay
+    at `path` is then as it was.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    yield part
-    os.replace(part, path)
+    part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")  # some file systems end names at 255 bytes
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
+        mode = part.stat().st_mode  # by the umask; safetensors makes its files readable by their owner alone
+        yield part
+        os.chmod(part, mode)
+        os.replace(part, path)
+    except BaseException as error:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, (OSError, SafetensorError)) and not isinstance(error, UserError):
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise WriteError(
+                f"{path} cannot be written ({reason}); free some space, or give a place that you may write to."
+            ) from error
+        raise
+
+
+@contextmanager
+def alone(path: str | os.PathLike, field: str, wait: bool = False) -> Iterator[None]:
+    """A with-block that no other process enters for the same file or folder; the system opens it again where one is killed.
+
+    field: what named the path. wait: until the other has left. Raises UserError where one is inside, or none can enter.
+    """
+    path = Path(path)
+    lock = FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            f"{field}={path} is being written by another run; give this one another place, or start it when that has ended."
+        ) from error
+    except OSError as error:
+        raise WriteError(
+            f"{field}={path} cannot be written ({error.strerror}); free some space, or give a place that you may write to."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
     with whole(path) as part:
         part.write_text(text)
+
+
+def write_tensors(path: str | os.PathLike, tensors: dict, metadata: dict[str, str]) -> None:
+    """A safetensors file of torch tensors, whose bytes depend on what it holds alone: the library's own order is random."""
+    from safetensors.torch import save
+
+    data = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with whole(path) as part:
+        part.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
 
 
 def write_json(path: str | os.PathLike, result: dict) -> str:

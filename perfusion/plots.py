@@ -17,7 +17,6 @@ from PIL import Image
 
 from perfusion.atomic import whole
 
-
 FONTS = (  # for scripts that matplotlib's own font lacks, where they are installed; a glyph that all lack is a box
     "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari",
     "Noto Emoji", "Symbola", "Unifont", "Arial Unicode MS", "Hiragino Sans", "Microsoft YaHei", "Segoe UI Emoji",

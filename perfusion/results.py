@@ -1,6 +1,7 @@
 """Result files: JSON of one format version, written whole or not at all, and read back strictly."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import platform
 import resource
 import shutil
 import subprocess
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,13 +18,19 @@ import numpy as np
 from perfusion.atomic import write_text
 from perfusion.errors import UserError
 
-FORMAT = 1
+FORMAT = 2  # 1 had no sum
 
 
 def write_result(path: str | Path, result: dict) -> None:
     """One line a key, so that thousands of rows stay small and a diff stays readable."""
-    lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in ({"format": FORMAT} | result).items()]
+    result = json.loads(json.dumps({"format": FORMAT} | {k: v for k, v in result.items() if k != "format"}))  # as it is read back
+    lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in (result | {"sum": _sum(result)}).items()]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _sum(result: dict) -> str:
+    """A digest of all the rest, so that no number changes unseen."""
+    return hashlib.sha256(json.dumps(result, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_result(path: str | Path) -> dict:
@@ -30,12 +38,18 @@ def read_result(path: str | Path) -> dict:
     try:
         result = json.loads(Path(path).read_text())
         found = result["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = result.pop("sum", None if found == 1 else "")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a result of an evaluation; remove its folder and run the job again.") from error
-    if found != FORMAT:
+    if found not in (1, FORMAT):
         raise UserError(
-            f"{path} has result format {found}, this program reads {FORMAT}; remove its folder and run the job again, "
+            f"{path} has result format {found}, this program reads 1 and {FORMAT}; remove its folder and run the job again, "
             "or use the program that wrote it."
+        )
+    if expected not in (None, _sum(result)):
+        raise UserError(
+            f"{path} is not as it was written: it is damaged or was edited; remove its folder and run the job again, or make "
+            'it "format": 1 without its "sum" to have it read as it is.'
         )
     return result
 
@@ -53,6 +67,27 @@ def mean(values: list) -> float | None:
     """Mean over what is not None, rounded; None where there is nothing."""
     known = [v for v in values if v is not None]
     return round(float(np.mean(known)), 6) if known else None
+
+
+def forget_peak() -> None:
+    """From here on `peak_mib` is about what comes, as far as the system can forget (Linux, CUDA)."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> int:
+    """The most memory so far: of the GPU, if there is one, else of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() // 2**20
+    with suppress(OSError):
+        return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM")) // 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def surroundings() -> dict:

@@ -1,17 +1,21 @@
 """One training step and a saved concept at Stable Diffusion 1.5's true shapes, with random weights: no download.
 
-python scripts/check_true_shapes.py     # about 5 GB of memory; writes results/true_shapes.json
+python scripts/check_true_shapes.py              # about 5 GB of memory; writes results/true_shapes.json
+python scripts/check_true_shapes.py --shapes     # every model's numbers, without memory; writes results/true_shapes_models.json
 
 What it shows: 16 cross-attentions, 13,248 trained numbers, the size of the file, and that loading it on a stock
 StableDiffusionPipeline changes a denoising step and unloading restores it to the last bit. The pictures are 64 x 64, which
-changes no weight and no count.
+changes no weight and no count. With --shapes: trained numbers and file size of every configured model, by the published
+configurations of its denoiser.
 """
 
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
+from diffusers import PixArtTransformer2DModel, SanaTransformer2DModel, UNet2DConditionModel
 from PIL import Image
 from random_sd15 import random_pipeline
 
@@ -22,6 +26,54 @@ from perfusion.method.concept import Concept
 from perfusion.method.fingerprint import base_hash
 from perfusion.method.layers import cross_attentions
 from perfusion.method.pipeline import load_concepts
+
+MODELS = {  # name: (class, what differs from its defaults, numbers of a word's embedding)
+    "sd15": (UNet2DConditionModel, {"cross_attention_dim": 768, "attention_head_dim": 8}, 768),
+    "sd21": (
+        UNet2DConditionModel,
+        {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
+        1024,
+    ),
+    "sdxl": (
+        UNet2DConditionModel,
+        {
+            "block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10), "attention_head_dim": (5, 10, 20),
+            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "cross_attention_dim": 2048,
+            "use_linear_projection": True, "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+            "projection_class_embeddings_input_dim": 2816,
+        },
+        768 + 1280,
+    ),
+    "pixart (alpha, Sigma)": (PixArtTransformer2DModel, {"sample_size": 128, "caption_channels": 4096}, 4096),
+    "sana (1.6B)": (SanaTransformer2DModel, {}, 2304),
+    "sana (0.6B)": (
+        SanaTransformer2DModel,
+        {"num_attention_heads": 36, "num_layers": 28, "num_cross_attention_heads": 16, "cross_attention_head_dim": 72,
+         "cross_attention_dim": 1152},
+        2304,
+    ),
+}  # fmt: skip
+
+
+def shapes() -> None:
+    """results/true_shapes_models.json: counts by the layers of a denoiser without memory, sizes of a file that is written."""
+    found = {}
+    for name, (kind, options, d_tok) in MODELS.items():
+        with torch.device("meta"):
+            layers = cross_attentions(kind(**options))
+        d = next(iter(layers.values())).to_k.in_features
+        o_star = {n: torch.randn(a.to_v.out_features) for n, a in layers.items()}
+        concept = Concept("teddy*", "teddy", torch.randn(d), torch.randn(d), torch.randn(d_tok), o_star, base_hash="0" * 32)
+        with tempfile.TemporaryDirectory() as folder:
+            concept.save(Path(folder) / "teddy.safetensors")
+            size = (Path(folder) / "teddy.safetensors").stat().st_size
+        found[name] = {
+            "cross_attentions": len(layers), "encoding": d, "embedding": d_tok,
+            "trained_numbers": d_tok + sum(len(o) for o in o_star.values()), "file_bytes": size,
+        }  # fmt: skip
+    assert (found["sd15"]["cross_attentions"], found["sd15"]["trained_numbers"]) == (16, 13_248), found
+    print(write_json("results/true_shapes_models.json", found))
 
 
 def main() -> None:
@@ -82,4 +134,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    shapes() if "--shapes" in sys.argv[1:] else main()

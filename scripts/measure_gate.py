@@ -12,12 +12,12 @@ import matplotlib.pyplot as plt
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.config import CONF
-from perfusion.method.edit import energy, gate, inverse_metric, target_key
-from perfusion.learning.models import covariance, load_pipeline
-from perfusion.method.text import encode, single_token, super_encoding
-from perfusion.method.text_encoders import text_encoder_of
 from perfusion.atomic import whole, write_json
+from perfusion.config import CONF
+from perfusion.learning.models import covariance, load_pipeline
+from perfusion.method.edit import energy, gate, inverse_metric, target_key
+from perfusion.method.text import at_word, encode, pieces, super_encoding
+from perfusion.method.text_encoders import text_encoder_of
 
 FIGURE_WORDS = 4  # class words in the heat map
 
@@ -31,30 +31,42 @@ def energies(cfg: DictConfig) -> dict[str, list[tuple[list[str], list[float], in
     C_inv = inverse_metric(C, cfg.model.shrinkage)
     rows = {}
     for word in cfg.words:
-        token = single_token(tokenizer, word)
+        own_pieces = pieces(tokenizer, word)
         i_star = super_encoding(tokenizer, encoder, word)[None]
         e, ids = encode(tokenizer, encoder, [context.format(word) for context in cfg.contexts])
         r = energy(e.float(), i_star, target_key(C_inv, i_star))[..., 0]
-        own = [int((row == token).nonzero()[-1]) for row in ids]
-        names = [[t.removesuffix("</w>") for t in tokenizer.convert_ids_to_tokens(row)] for row in ids.tolist()]
+        own = [int(row.nonzero()[-1]) for row in at_word(ids, own_pieces)]
+        names = [[_name(t) for t in tokenizer.convert_ids_to_tokens(row)] for row in ids.tolist()]
+        for row, at in zip(names, own):  # a word of several pieces is no other word to itself
+            row[at - len(own_pieces) + 1 : at] = [row[at]] * (len(own_pieces) - 1)
         rows[word] = list(zip(names, r.tolist(), own))
     return rows
 
 
-def summary(cfg: DictConfig, rows: dict, special: tuple[str, str]) -> dict:
+def _name(token: str) -> str:
+    return token.removesuffix("</w>").removeprefix("▁") or token
+
+
+def span(names: list[str], special: tuple[str | None, ...]) -> tuple[int, int]:
+    """Where words begin and end; T5 has no BOS, Gemma writes no EOS before the padding."""
+    end = next((i for i, name in enumerate(names) if i and name in special[1:]), len(names))
+    return int(names[0] == special[0]), end
+
+
+def summary(cfg: DictConfig, rows: dict, special: tuple[str | None, ...]) -> dict:
     """The numbers of results/gate.json: extremes over classes and contexts, and where they are found.
 
-    special: how BOS and EOS are written. "Other" words leave out the class word itself, BOS, EOS and padding, which are
+    special: how BOS, EOS and padding are written. "Other" words leave out the class word itself, BOS, EOS and padding, which are
     reported apart, and the class word's own second mention ("a teapot and a teapot").
     """
     own, other, ends = [], [], {"bos": [], "eos": [], "padding": []}
     for word, contexts in rows.items():
         for context, (names, r, at) in zip(cfg.contexts, contexts):
-            prompt, end = context.format(word), names.index(special[1])
+            prompt, (start, end) = context.format(word), span(names, special)
             own.append((r[at], f"{word}: {prompt}"))
-            other += [(r[i], f"{names[i]}: {prompt}") for i in range(1, end) if names[i] != names[at]]
-            ends["bos"].append(r[0])
-            ends["eos"].append(r[end])
+            other += [(r[i], f"{names[i]}: {prompt}") for i in range(start, end) if names[i] != names[at]]
+            ends["bos"] += r[:start]
+            ends["eos"] += r[end : end + 1]
             ends["padding"] += r[end + 1 :]
     by_context = {
         context: round(sum(rows[word][k][1][rows[word][k][2]] for word in rows) / len(rows), 3)
@@ -76,15 +88,15 @@ def summary(cfg: DictConfig, rows: dict, special: tuple[str, str]) -> dict:
     }
 
 
-def draw(cfg: DictConfig, rows: dict, special: tuple[str, str]) -> None:
+def draw(cfg: DictConfig, rows: dict, special: tuple[str | None, ...]) -> None:
     """A heat map a class word: contexts down, words across, r as colour and number; the class word framed."""
     words = list(rows)[:FIGURE_WORDS]
-    width = max(names.index(special[1]) for word in words for names, _, _ in rows[word])
+    width = max(span(names, special)[1] for word in words for names, _, _ in rows[word])
     figure, axes = plt.subplots(2, -(-len(words) // 2), figsize=(7 * -(-len(words) // 2), 13), layout="constrained")
     for axis, word in zip(axes.flat, words):
         heat = torch.full((len(rows[word]), width), torch.nan)
         for y, (names, r, at) in enumerate(rows[word]):
-            end = names.index(special[1])
+            _, end = span(names, special)
             heat[y, : end - 1] = torch.tensor(r[1:end])
             for x in range(1, end):
                 dark = r[x] < 0.6
@@ -105,7 +117,7 @@ def main(cfg: DictConfig) -> None:
     from perfusion.learning.models import load_tokenizer
 
     tokenizer = load_tokenizer(cfg.model)
-    special = (tokenizer.bos_token, tokenizer.eos_token)
+    special = (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token)
     rows = energies(cfg)
     result = summary(cfg, rows, special)
     write_json(cfg.results, result | {"config": OmegaConf.to_container(cfg, resolve=False)})

@@ -19,10 +19,10 @@ from omegaconf import OmegaConf
 from pretrain_unet import UNetPretraining, latents_of
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from perfusion.atomic import write_json
 from perfusion.config import ASSETS, CONF, native_bfloat16
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.muon import optimizer_of
-from perfusion.atomic import write_json
 
 RECIPES = {  # name: what differs from conf/pretrain/unet.yaml
     "warm_adamw": {"batch": 32, "lr": 1e-3},

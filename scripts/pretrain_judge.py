@@ -60,7 +60,8 @@ class JudgePretraining(Pretraining):
         self.ids = tokenizer(captions, **padded).input_ids
         self.contrast = open_clip.ClipLoss()
         pairs = [(fact.object, fact.artist) for fact in scenes.facts]
-        self.drawing = torch.tensor([sorted(set(pairs)).index(pair) for pair in pairs])
+        number = {pair: i for i, pair in enumerate(sorted(set(pairs)))}
+        self.drawing = torch.tensor([number[pair] for pair in pairs])
 
     def alike(self, images: torch.Tensor, drawing: torch.Tensor) -> torch.Tensor:
         """Pictures of one drawing nearer than others (supervised contrast; Khosla et al. 2020): captions alone tell places, not hands.

@@ -3,6 +3,7 @@
 python scripts/pretrain_unet.py [minutes=60] [steps=5800] [start=FOLDER name=NAME]
 """
 
+import copy
 from pathlib import Path
 
 import hydra
@@ -15,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache
-from perfusion.emojiland.pretraining import Pretraining, fit, pixels
+from perfusion.emojiland.pretraining import DEVICE, Pretraining, fit, pixels
 
 
 @torch.no_grad()
@@ -31,13 +32,16 @@ def latents_of(scenes: SceneCache, vae: AutoencoderKL, part: int = 128) -> np.nd
         progress.write_text("0")
     done = int(progress.read_text())
     latents = np.load(file, mmap_mode="r+")
+    vae.to(DEVICE)
     for start in tqdm(range(done, len(scenes), part), desc="encoding scenes", initial=done // part):
-        with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
-            mean = vae.encode(pixels(scenes.images[start : start + part])).latent_dist.mean
-        latents[start : start + part] = (mean.float() * vae.config.scaling_factor).half().numpy()
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda" or native_bfloat16()):
+            x = pixels(torch.from_numpy(scenes.images[start : start + part]).to(DEVICE))
+            mean = vae.encode(x).latent_dist.mean
+        latents[start : start + part] = (mean.float() * vae.config.scaling_factor).half().cpu().numpy()
         if start // part % 50 == 49:
             latents.flush()
             progress.write_text(str(start + part))
+    vae.cpu()
     latents.flush()
     progress.write_text(str(len(scenes)))
     return np.load(file, mmap_mode="r")
@@ -58,12 +62,13 @@ def build(cfg, latent_channels: int, side: int, width: int) -> UNet2DConditionMo
         cross_attention_dim=width,
         norm_num_groups=16,
     )
-    return on_cpu(unet)
+    return fastest(unet)
 
 
-def on_cpu(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """What a CPU trains fastest: plain attention products (the fused kernel's backward is slow), channels last."""
-    unet.set_attn_processor(AttnProcessor())
+def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """What trains fastest: channels last; on a CPU plain attention products (the fused kernel's backward is slow there)."""
+    if DEVICE == "cpu":
+        unet.set_attn_processor(AttnProcessor())
     return unet.to(memory_format=torch.channels_last)
 
 
@@ -84,15 +89,24 @@ class UNetPretraining(Pretraining):
             steps_offset=1,
         )
         if cfg.start:
-            self.model = on_cpu(UNet2DConditionModel.from_pretrained(cfg.start, dtype=torch.float32).train())
+            self.model = fastest(UNet2DConditionModel.from_pretrained(cfg.start, dtype=torch.float32).train())
         else:
             self.model = build(cfg, latents.shape[1], latents.shape[-1], text_encoder.config.hidden_size)
+        if cfg.compile:
+            self.model.compile()
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
+
+    def on_save_checkpoint(self, checkpoint):
+        if self.cfg.snapshots:  # with the averaged weights, where there is an average
+            weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+            unet = copy.deepcopy(self.model)
+            unet.load_state_dict(weights)
+            unet.half().save_pretrained(Path(self.cfg.assets) / "pipeline/unet")
 
     def loss(self, rows):
         x = self.take(self.latents, rows).float()
         ids = torch.where(torch.rand(len(rows), 1) < self.cfg.drop_caption, self.empty, self.ids[rows])
-        encodings = self.text_encoder(ids.to(self.device)).last_hidden_state
+        encodings = self.text_encoder(self.here(ids)).last_hidden_state
         steps, strata = self.scheduler.config.num_train_timesteps, torch.arange(len(x), device=self.device)
         # One timestep from each of B equal strata: the same expectation as independent ones with less variance.
         t = ((strata + torch.rand(len(x), device=self.device)) / len(x) * steps).long().clamp(max=steps - 1)
@@ -109,7 +123,7 @@ class UNetPretraining(Pretraining):
         """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
         masks = self.take(self.masks, rows).float()[:, None] / 255
         masks = torch.nn.functional.adaptive_max_pool2d(masks, side)
-        masks[torch.from_numpy(self.more[rows])] = 1
+        masks.masked_fill_(self.here(torch.from_numpy(self.more[rows]))[:, None, None, None], 1)
         return self.cfg.background + (1 - self.cfg.background) * masks
 
 

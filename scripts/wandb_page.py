@@ -32,7 +32,7 @@ def main() -> None:
         entity = given.entity or wandb.Api(timeout=15).default_entity
         page = report(wr, given.project, entity)
         page.save()
-    except Exception as error:  # noqa: BLE001 (the server's refusals are of many classes)
+    except Exception as error:
         sys.exit(
             _say(f"the wandb server {url} refused ({' '.join(str(error).split())[:200]}); wandb login, or: {other}")
         )

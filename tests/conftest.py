@@ -163,6 +163,26 @@ def make_concept():
 
 
 @pytest.fixture(scope="session")
+def segmenter(tmp_path_factory):
+    """A CLIPSeg folder, tiny, with random weights."""
+    from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessor
+
+    torch.manual_seed(0)
+    folder, tokenizer = tmp_path_factory.mktemp("clipseg"), tiny_tokenizer(8)
+    common = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")}
+    config = CLIPSegConfig(
+        text_config=common | ids | {"vocab_size": len(tokenizer), "max_position_embeddings": 8},
+        vision_config=common | {"image_size": 32, "patch_size": 8},
+        projection_dim=16, extract_layers=[0, 1], reduce_dim=16, conditional_layer=0, decoder_num_attention_heads=2,
+    )  # fmt: skip
+    CLIPSegForImageSegmentation(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
 def assets(tmp_path_factory):
     """A small Emojiland (helpers_emojiland.build), built once, in seconds."""
     from helpers_emojiland import build

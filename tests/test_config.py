@@ -1,11 +1,10 @@
 """Every key of every command: one sentence for a value that cannot work, and what a person plainly meant works."""
 
 import copy
-from functools import cache
 
 import hydra
 import pytest
-from campaign.inputs import bad_inputs, keys_of
+from helpers_inputs import bad_inputs, composed, keys_of
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
@@ -15,17 +14,6 @@ from perfusion.config import CONF, check, concept_of, run_name
 from perfusion.config.schema import COMMANDS
 from perfusion.errors import UserError
 from perfusion.experiments import sweep  # noqa: F401 registers a resolver
-
-GIVEN = {
-    "generate": ["prompts=a"], "evaluate": ["concept_file=a"], "import": ["file=a", "super_category=b"],
-    "collect": ["experiment=key_locking"], "report": ["experiment=key_locking"],
-}  # fmt: skip
-
-
-@cache
-def composed(command: str, *overrides):
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose(command, [*GIVEN.get(command, []), *overrides])
 
 
 def configured(command: str, *overrides: str):
@@ -47,7 +35,8 @@ def test_what_ships_passes_and_stays_as_it_is(command):
 @pytest.mark.parametrize("model", ["sd15", "sd21", "sdxl"])
 @pytest.mark.parametrize("trainer", ["cpu", "gpu_8gb", "gpu_24gb", "ddp"])
 def test_every_preset_passes(model, trainer):
-    check("train", composed("train", f"model={model}", f"trainer={trainer}", "logger=wandb"))
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        check("train", hydra.compose("train", [f"model={model}", f"trainer={trainer}", "logger=wandb"]))
 
 
 def test_every_key_of_the_files_has_a_type_and_back():
@@ -155,6 +144,13 @@ def test_a_sentence_names_key_value_and_what_is_allowed(command, override, words
         check(command, configured(command, override))
     said = str(error.value)
     assert words in said and "\n" not in said and said.endswith("."), said
+
+
+def test_weights_and_precision_of_two_half_kinds_are_refused():
+    for dtype, precision in [("float16", "bf16-mixed"), ("bfloat16", "16-mixed")]:
+        with pytest.raises(UserError, match=f"trainer.precision={precision} does not go with model.dtype={dtype}"):
+            check("train", configured("train", f"model.dtype={dtype}", f"trainer.precision={precision}"))
+        check("train", configured("train", f"model.dtype={dtype}", "trainer.precision=32-true"))
 
 
 @pytest.mark.parametrize("command, override, key, value", [

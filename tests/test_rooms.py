@@ -10,7 +10,7 @@ import pytest
 import perfusion
 
 PACKAGE = Path(perfusion.__file__).parent
-ROOMS = ["method", "learning", "evaluation", "experiments", "commands", "web"]
+ROOMS = ["method", "learning", "baselines", "evaluation", "experiments", "commands", "web"]
 
 
 def imported(path: Path) -> set[str]:

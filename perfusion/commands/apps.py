@@ -1,11 +1,13 @@
 """The commands that Hydra configures: composed, checked, run here or by a sweep's launcher."""
 
 import importlib
+import logging
 import os
 import re
 import shlex
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
@@ -15,7 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from perfusion.atomic import write_text
+from perfusion.atomic import alone, write_text
 from perfusion.commands import terminal
 from perfusion.commands.cli import APPS, refuse
 from perfusion.config import CONF, check
@@ -36,6 +38,7 @@ def start(app: str, overrides: list[str]) -> None:
         _check(app, overrides)
     sys.argv = [f"perfusion {app}", *overrides, f"hydra.job.name={app}"]  # what the log file is named after
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra ends the process itself, with part of a traceback
+    logging.raiseExceptions = False  # a log line that a full disk does not take is not worth a traceback
     try:
         hydra.main(str(CONF), app, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
@@ -45,6 +48,12 @@ def start(app: str, overrides: list[str]) -> None:
     except KeyboardInterrupt:
         print(f"perfusion: {app} is stopped.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, ValueError) else error  # logging's, of its file
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        where = f"{cause.filename} cannot be written or read" if cause.filename else "a file cannot be written or read"
+        refuse(f"{where} ({cause.strerror}); free some space, or give files and folders that you may read and write.")
 
 
 def task(cfg):
@@ -70,12 +79,16 @@ def task(cfg):
         of_sweep = Path(HydraConfig.get().sweep.dir).name if several else None
         cfg.logger.wandb.group = cfg.logger.wandb.group or cfg.get("name") or of_sweep
     try:
-        if app == "train" and cfg.name:
-            return sweep.job(cfg)
-        result = importlib.import_module(APPS[app][0]).run(cfg)
-        if app == "train" and result and cfg.picture and not several:
-            _after_training(cfg, Path(HydraConfig.get().runtime.output_dir), result["concept"])
-        return result
+        # Under DDP the first process stands for the others.
+        others = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+        folder, shared = Path(HydraConfig.get().runtime.output_dir), app in ("collect", "report", "measure")
+        with nullcontext() if others else alone(folder, "hydra.run.dir", wait=several or shared):
+            if app == "train" and cfg.name:
+                return sweep.job(cfg)
+            result = importlib.import_module(APPS[app][0]).run(cfg)
+            if app == "train" and result and cfg.picture and not several:
+                _after_training(cfg, folder, result["concept"])
+            return result
     except UserError as error:
         if several:  # the other jobs of a sweep go on
             raise

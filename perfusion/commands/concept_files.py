@@ -3,9 +3,16 @@
 import argparse
 import os
 
-from perfusion.atomic import whole
+from perfusion.atomic import write_tensors
+from perfusion.errors import UserError
 from perfusion.method.concept import Concept, read_file
 from perfusion.method.hub import push
+
+LORA = (
+    "--diffusers-lora cannot be written: a LoRA adds the same linear map to every token, but how much of o* a token gets "
+    "goes by a sigmoid of its energy, which is no linear map (docs/denoisers.md has the error that a rank-1 one would make); "
+    "load the concept with load_concepts, or take its word alone with --textual-inversion OUT."
+)
 
 
 def info(path: str) -> str:
@@ -26,10 +33,7 @@ def export_textual_inversion(concept: Concept, path: str | os.PathLike) -> None:
 
     Only the word embedding goes along, without o* and gate: a weaker concept, that any program can load.
     """
-    from safetensors.torch import save_file
-
-    with whole(path) as part:
-        save_file({f"<{concept.trigger}>": concept.embedding[None].contiguous()}, part, {"base_id": concept.base_id})
+    write_tensors(path, {f"<{concept.trigger}>": concept.embedding[None]}, {"base_id": concept.base_id})
 
 
 def main(app: str, argv: list[str]) -> None:
@@ -37,15 +41,21 @@ def main(app: str, argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog=f"perfusion {app}")
     parser.add_argument("file", help="a concept file, or hf://user/repo[/file]")
     if app == "export":
-        parser.add_argument("--textual-inversion", required=True, metavar="OUT", help="the .safetensors to write")
+        parser.add_argument("--textual-inversion", metavar="OUT", help="the .safetensors to write")
+        parser.add_argument("--diffusers-lora", metavar="OUT", help="refused: a gated edit is no LoRA")
     if app == "push":
         parser.add_argument("repo", help="user/name on the Hugging Face hub")
         parser.add_argument("--private", action="store_true", help="seen by you alone")
+        parser.add_argument("--picture", metavar="PNG", help="shown on its page, such as a training's picture.png")
     arguments = parser.parse_args(argv)
     if app == "info":
         print(info(arguments.file))
     elif app == "export":
+        if arguments.diffusers_lora:
+            raise UserError(LORA)
+        if not arguments.textual_inversion:
+            raise UserError("export is not told what to write; give --textual-inversion OUT.safetensors.")
         export_textual_inversion(Concept.load(arguments.file), arguments.textual_inversion)
         print(f"embedding: {arguments.textual_inversion}, for pipe.load_textual_inversion")
     else:
-        print(f"pushed: {push(Concept.load(arguments.file), arguments.repo, arguments.private)}")
+        print(f"pushed: {push(Concept.load(arguments.file), arguments.repo, arguments.private, arguments.picture)}")

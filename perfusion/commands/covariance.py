@@ -4,7 +4,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from perfusion.atomic import check_place
+from perfusion.atomic import alone, check_place
 from perfusion.config import check
 from perfusion.errors import UserError
 from perfusion.learning.captions import Captions
@@ -31,16 +31,17 @@ def measure(cfg: DictConfig) -> Covariance:
         texts = own_captions(cfg.model.captions, cfg.count)
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model)
-    found = second_moment(
-        texts,
-        pipe.tokenizer,
-        text_encoder_of(pipe).to(device),
-        cfg.tokens,
-        cfg.batch_size,
-        state=f"{output}.state",
-        save_every=cfg.save_every,
-    )
-    found.save(output)
+    with alone(output, "output"):
+        found = second_moment(
+            texts,
+            pipe.tokenizer,
+            text_encoder_of(pipe).to(device),
+            cfg.tokens,
+            cfg.batch_size,
+            state=f"{output}.state",
+            save_every=cfg.save_every,
+        )
+        found.save(output)
     print(f"covariance: {output}, {found.count} tokens, condition number {found.condition:.3g}")
     print(f"to train with it: covariance.file={output}")
     return found

@@ -6,13 +6,14 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from perfusion.atomic import whole
 from perfusion.config import check
 from perfusion.errors import told
 from perfusion.learning.models import check_device, check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
 from perfusion.method.pipeline import check_gate, load_concepts
 from perfusion.method.sampling import Sampling, draw
-from perfusion.method.text import add_placeholders
+from perfusion.method.text import add_placeholders, held_tokens
 from perfusion.plots import attempt, grid
 
 ACROSS, DOWN = 12, 40  # pictures of a prompt, and prompts, that the overview shows
@@ -27,9 +28,10 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     concepts = {trigger: Concept.load(path) for trigger, path in (cfg.concepts or {}).items()}
     check_model(cfg.model, ("path",))
     check_gate(concepts, **gate)
-    add_placeholders(load_tokenizer(cfg.model), list(concepts))
-    for prompt in prompts:
-        if concepts and not any(trigger.lower() in prompt.lower() for trigger in concepts):
+    tokenizer, ids = add_placeholders(load_tokenizer(cfg.model), list(concepts))
+    # By its tokens: "teddy*s" and "teddy *" are other words, and of a long prompt the end is cut.
+    for prompt, held in zip(prompts, held_tokens(tokenizer, prompts)):
+        if concepts and not held & set(ids.values()):
             log.warning(f'prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model, device)
@@ -40,7 +42,8 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     drawn = draw(pipe, repeated, seeds, Sampling.of(cfg.model), cfg.negative_prompt)
     paths = [folder / f"{i // cfg.images:03d}-{i % cfg.images:02d}.png" for i in range(len(drawn))]
     for path, picture in zip(paths, drawn):
-        picture.save(path)
+        with whole(path) as part:
+            picture.save(part, "PNG")
     of = lambda k: drawn[k * cfg.images : (k + 1) * cfg.images][:ACROSS]
     overview = folder / "picture.png"
     if attempt(grid, [("", [(p, i) for i in of(k)]) for k, p in enumerate(prompts[:DOWN])], path=overview):

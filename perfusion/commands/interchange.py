@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from perfusion.atomic import check_place
 from perfusion.config import check
 from perfusion.errors import UserError
+from perfusion.learning.checkpoints import tensors
 from perfusion.learning.models import check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
 from perfusion.method.edit import energy, gate, target_key
@@ -54,7 +55,7 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     try:
         # The one class among its tensors; a torch container, rebuilt from tensors alone.
         with torch.serialization.safe_globals([nn.ParameterDict]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            found = tensors(path)
     except Exception as error:  # on bytes that are no checkpoint the unpickler raises what it happens to meet
         raise UserError(
             f"file={path} is not a checkpoint of tensors alone ({' '.join(str(error).split())[:100]}); only these are read, "
@@ -66,11 +67,14 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
         parts = {name: found[name].detach().float() for name in ("target_input", "C_inv")}
         parts["target_output"] = {name: o.detach().float() for name, o in found["target_output"].items()}
         (parts["embedding"],) = embedding.detach().float()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"file={path} is not a concept of ChenDarYen's Perfusion ({error}); it needs target_input, C_inv, one "
             "embedding vector of one word, and target_output."
         ) from error
+    everything = [parts["target_input"], parts["C_inv"], parts["embedding"], *parts["target_output"].values()]
+    if not all(t.isfinite().all() for t in everything):
+        raise UserError(f"file={path} holds numbers that are not finite; it is damaged, or its training failed.")
     d = parts["target_input"].numel()
     if parts["C_inv"].shape != (d, d):
         raise UserError(

@@ -176,12 +176,15 @@ def _is_listed(kind) -> bool:
     return origin is Literal or kind in (bool, type(None))
 
 
-def shown(value, most: int = 100) -> str:
-    """A value as it is written on the command line, on one line, cut where it is long."""
-    if isinstance(value, dict):
-        text = "{" + ", ".join(f"{shown(k)}: {shown(v)}" for k, v in list(value.items())[:20]) + "}"
+def shown(value, most: int = 100, depth: int = 3) -> str:
+    """A value as it is written on the command line, on one line, cut where it is long or deep (YAML's references can say
+    a list of lists of ... that nobody could write out)."""
+    if isinstance(value, (dict, list, tuple)) and value and not depth:
+        text = "..."
+    elif isinstance(value, dict):
+        text = "{" + ", ".join(f"{shown(k)}: {shown(v, depth=depth - 1)}" for k, v in list(value.items())[:20]) + "}"
     elif isinstance(value, (list, tuple)):
-        text = "[" + ", ".join(shown(v) for v in value[:20]) + "]"
+        text = "[" + ", ".join(shown(v, depth=depth - 1) for v in value[:20]) + "]"
     else:
         text = {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

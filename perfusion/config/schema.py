@@ -90,6 +90,14 @@ class LearningRate(Group):
     relative: Flag
 
 
+class Rates(Group):
+    """Of the baselines."""
+
+    textual_inversion: number(1e-12, 1000)
+    dreambooth_lora: number(1e-12, 1000)
+    custom_diffusion: number(1e-12, 1000)
+
+
 class Model(Group):
     id: Text
     path: Path
@@ -109,7 +117,9 @@ class Model(Group):
     covariances: Path | None = None
     shrinkage: number(0, 1000)
     select_from: whole(0)
+    flip: Flag = True
     learning_rate: LearningRate
+    rates: Rates | None = None
     licence: Text
 
 
@@ -137,6 +147,27 @@ class Beside(BaseModel):
     super_category: Annotated[Word, AfterValidator(_no_reference)] | None = None
     artist: Annotated[Word, AfterValidator(_no_reference)] | None = None
     split: Literal["dev", "final"] | None = None
+
+
+Dotted = Annotated[str, Field(pattern=r"^\w+(\.\w+)+$", description="a class, as in perfusion.baselines.custom_diffusion.CustomDiffusion")]
+Strengths = several(number(0, 100), "a list of at least one number from 0 to 100, as in [0.5,1.0],") | None
+
+
+class Method(Group):
+    """Perfusion's has the first four alone."""
+
+    name: Text
+    module: Dotted | None
+    learned: Dotted | None
+    strength: Strengths
+    learning_rate: number(1e-12, 1000) | None = None
+    weight_decay: number(0, 100) | None = None
+    clip: number(1e-9, 1e9) | None = None
+    prior_pictures: whole(0, 100_000) = 0
+    prior_weight: number(0, 1000) = 1.0
+    rank: whole(1, 4096) | None = None
+    identifier: Word | None = None
+    initializer: Word | None = None
 
 
 class Selection(Group):
@@ -174,6 +205,7 @@ class Evaluation(Group):
     beta: several(Beta, "a list of at least one number from -100 to 100, as in [0.6,0.75],")
     tau: several(Tau | None, "a list of at least one null or positive number (0.0001 to 100), as in [0.1,null],")
     lock: several(Lock | None, "a list of global, null, or the lock that the concept was trained with, as in [null,global],")
+    strength: Strengths = None
     batch_size: whole(1, 4096)
     dino: Text | None
     reader: Path | None
@@ -239,6 +271,7 @@ class Trainer(BaseModel):
 class Train(Group):
     model: Model
     concept: Concept
+    method: Method
     covariance: Covariance
     logger: Annotated[Logger, BeforeValidator(_no_logger)]
     evaluation: Evaluation
@@ -268,6 +301,13 @@ class Train(Group):
             raise UserError(
                 "i_star_gradient=true does not go with model.gradient_checkpointing=true; set one of them to false."
             )
+        kinds = {"float16": "16", "bfloat16": "bf16"}  # autocast takes float32 and its own kind
+        other = {"16": "bf16", "bf16": "16"}.get(kinds.get(self.model.dtype, ""))
+        if other and str(self.trainer.precision) in (other, f"{other}-mixed"):
+            raise UserError(
+                f"trainer.precision={self.trainer.precision} does not go with model.dtype={self.model.dtype}; give "
+                f"trainer.precision={kinds[self.model.dtype]}-mixed or 32-true, or model.dtype=float32."
+            )
         return self
 
 
@@ -291,6 +331,7 @@ class Generate(Group):
 class Evaluate(Group):
     model: Model
     concept: Concept
+    method: Method
     evaluation: Evaluation
     logger: Annotated[Logger, BeforeValidator(_no_logger)]
     concept_file: Path

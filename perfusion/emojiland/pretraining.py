@@ -1,18 +1,23 @@
 """What the pretraining scripts share: rows drawn from (seed, step), checkpoints, resuming, a progress bar."""
 
 import math
+import time
 from datetime import timedelta
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.loggers import CSVLogger
 
 from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache, home
 from perfusion.emojiland.muon import optimizer_of
+from perfusion.errors import UserError
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+APART = 8  # steps between two updates of the moving average on a GPU, where each waits for the device
 
 
 class Pretraining(pl.LightningModule):
@@ -31,7 +36,14 @@ class Pretraining(pl.LightningModule):
             return torch.from_numpy(np.ascontiguousarray(array[rows]))
         if id(array) not in self._resident:
             self._resident[id(array)] = torch.from_numpy(np.array(array)).to(self.device)
-        return self._resident[id(array)][torch.from_numpy(rows).to(self.device)]
+        return self._resident[id(array)][self.here(torch.from_numpy(rows))]
+
+    def here(self, small: torch.Tensor) -> torch.Tensor:
+        """A small tensor on the module's device, without waiting for what a GPU still does."""
+        return small.to(self.device, non_blocking=True)
+
+    def on_train_start(self):
+        self.started = time.monotonic()
 
     def training_step(self, batch, batch_index):
         # Rows and noise follow from the step alone, so a resumed run is the uninterrupted one.
@@ -47,7 +59,10 @@ class Pretraining(pl.LightningModule):
         optimizer = optimizer_of(self, cfg.optimizer, cfg.lr, cfg.weight_decay)
 
         def rate(step: int) -> float:
-            left = min(1.0, (1 - step / cfg.steps) / cfg.cooldown)
+            gone = step / cfg.steps
+            if cfg.timed and step:
+                gone = min(1.0, (time.monotonic() - self.started) / (60 * cfg.minutes))
+            left = min(1.0, (1 - gone) / cfg.cooldown)
             return min(1.0, (step + 1) / cfg.warmup) * 0.5 * (1 - math.cos(math.pi * left))
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
@@ -63,6 +78,8 @@ def pixels(images: np.ndarray | torch.Tensor) -> torch.Tensor:
 def fit(module: Pretraining, name: str) -> None:
     """Train `module` to cfg.steps, or for cfg.minutes; goes on from the newest checkpoint under home()."""
     cfg = module.cfg
+    if cfg.timed and not cfg.minutes:
+        raise UserError("timed=true needs the minutes that the rate falls over; add minutes=NUMBER, or set timed=false.")
     folder = home() / "emojiland/checkpoints" / name
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
@@ -74,12 +91,17 @@ def fit(module: Pretraining, name: str) -> None:
             train_time_interval=timedelta(minutes=cfg.checkpoint_minutes),
         ),
     ]
+    gpu = DEVICE == "cuda"
     if cfg.ema:
-        callbacks.append(EMAWeightAveraging(decay=cfg.ema))
+        every = APART if gpu else 1
+        callbacks.append(EMAWeightAveraging(DEVICE, decay=cfg.ema**every, update_every_n_steps=every))
+    if gpu:
+        torch.set_float32_matmul_precision("high")
+        callbacks.append(TQDMProgressBar(refresh_rate=50))  # each refresh waits for the device
     trainer = pl.Trainer(
         max_steps=cfg.steps,
         max_time=timedelta(minutes=cfg.minutes) if cfg.minutes else None,
-        precision=cfg.precision if torch.cuda.is_available() or native_bfloat16() else "32-true",
+        precision=cfg.precision if gpu or native_bfloat16() else "32-true",
         callbacks=callbacks,
         logger=CSVLogger(folder, "log"),  # a resumed run logs beside the earlier parts of its curve
         log_every_n_steps=50,
@@ -91,4 +113,5 @@ def fit(module: Pretraining, name: str) -> None:
     last = folder / "last.ckpt"
     trainer.fit(module, range(cfg.steps), ckpt_path=last if last.exists() else None, weights_only=True)
     trainer.save_checkpoint(last)
-    print(f"{name}: step {trainer.global_step} of {cfg.steps}, checkpoint {last}")
+    done = trainer.global_step
+    print(f"{name}: step {done} of {cfg.steps}, {done * cfg.batch} pictures, checkpoint {last}")

@@ -1,6 +1,7 @@
 """perfusion evaluate: one concept over prompts x noises x operating points, into result.json, scores.csv and figures.
 
-The gate is per sample, so every operating point (lock, tau, beta) of one concept is drawn in the same large batches.
+Perfusion's gate is per sample, so every operating point (lock, tau, beta) of one concept is drawn in the same large
+batches; a baseline's strength acts on the whole model, so its points are drawn one after the other.
 """
 
 import itertools
@@ -20,9 +21,9 @@ from perfusion.errors import UserError
 from perfusion.evaluation.fronts import REFERENCE, Bootstrap, hypervolume, interval, on_front
 from perfusion.evaluation.prompts import Prompt, read_prompts
 from perfusion.learning.data import real_pictures
+from perfusion.learning.methods import at_points, open_learned, put_on, word_of
 from perfusion.learning.models import check_model, load_pipeline
 from perfusion.method.concept import Concept
-from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
 from perfusion.results import mean, surroundings, write_csv, write_result
 from perfusion.scorers import check_scorer, open_scorer
@@ -49,11 +50,13 @@ DEFINITIONS = {
 
 
 def points_of(cfg: DictConfig) -> list[dict]:
-    """Operating points: every lock x tau x beta of the evaluation's lists."""
+    """Operating points: every lock x tau x beta of the evaluation's lists, or a baseline's strengths."""
+    if cfg.get("strength"):
+        return [{"strength": float(s)} for s in cfg.strength]
     return [{"lock": k, "tau": t, "beta": b} for k, t, b in itertools.product(cfg.lock, cfg.tau, cfg.beta)]
 
 
-def check_evaluation(cfg: DictConfig, model: DictConfig, lock: str) -> list[Prompt]:
+def check_evaluation(cfg: DictConfig, model: DictConfig, lock: str | None) -> list[Prompt]:
     """The prompts. lock: the concept's. Raises UserError, before any weights load, for an evaluation that cannot work."""
     reader = reader_of(cfg)
     prompts = read_prompts(cfg.prompts, cfg.split, reader and reader.FACTS)
@@ -74,7 +77,9 @@ def reader_of(cfg: DictConfig):
     if not cfg.reader or not cfg.get("reads"):
         return None
     try:
-        return hydra.utils.get_object(cfg.reads)
+        found = hydra.utils.get_object(cfg.reads)
+        found.FACTS, found.check  # noqa: B018 what a reader has
+        return found
     except Exception as error:  # whatever the import of a module raises
         raise UserError(
             f"evaluation.reads={cfg.reads} cannot be imported ({' '.join(str(error).split())[:200]}); give a reader's class, "
@@ -127,19 +132,20 @@ def seed_of(cfg: DictConfig, prompt: int, k: int) -> int:
 
 @torch.no_grad()
 def score_points(
-    pipe, concept: Concept, scores: Scores, cfg: DictConfig, model: DictConfig
+    pipe, concept, scores: Scores, cfg: DictConfig, model: DictConfig
 ) -> tuple[dict[str, list], list[list[Image.Image]]]:
     """Columns (point, prompt, k, every score) with one row a picture, and the first prompts' pictures, a row a prompt."""
     points = points_of(cfg)
     todo = list(itertools.product(range(len(scores.prompts)), range(cfg.seeds), range(len(points))))
     rows, shown, sampling = [], [[] for _ in scores.prompts[:4]], replace(Sampling.of(model), batch=cfg.batch_size)
-    handle = load_concepts(pipe, {concept.trigger: concept})
+    together = [todo] if isinstance(concept, Concept) else [[x for x in todo if x[2] == p] for p in range(len(points))]
+    parts = [one[i : i + cfg.batch_size] for one in together for i in range(0, len(one), cfg.batch_size)]
+    handle = put_on(pipe, concept)
     try:
-        for start in tqdm(range(0, len(todo), cfg.batch_size), desc=f"drawing {concept.trigger}", unit="batch"):
-            part = todo[start : start + cfg.batch_size]
-            prompts = [scores.prompts[i].with_word(concept.trigger) for i, _, _ in part]
+        for part in tqdm(parts, desc=f"drawing {concept.trigger}", unit="batch"):
+            prompts = [scores.prompts[i].with_word(word_of(concept)) for i, _, _ in part]
             seeds = [seed_of(cfg, i, k) for i, k, _ in part]
-            with handle.gate(**{name: [points[p][name] for *_, p in part] for name in ("beta", "tau", "lock")}):
+            with at_points(handle, [points[p] for *_, p in part]):
                 drawn = draw(pipe, prompts, seeds, sampling)
             for (i, k, p), picture, row in zip(part, drawn, scores.of(drawn, [i for i, _, _ in part])):
                 rows.append({"point": p, "prompt": i, "k": k} | row)
@@ -147,11 +153,12 @@ def score_points(
                     shown[i].append(picture)
     finally:
         handle.unload()
+    rows.sort(key=lambda row: (row["prompt"], row["k"], row["point"]))
     return {name: [row[name] for row in rows] for name in rows[0]}, shown
 
 
 @torch.no_grad()
-def drift(pipe, concept: Concept, scores: Scores, cfg: DictConfig, model: DictConfig) -> dict:
+def drift(pipe, concept, scores: Scores, cfg: DictConfig, model: DictConfig) -> dict:
     """What loading the concept does to prompts without its word (DEFINITIONS["drift"]), one picture a prompt."""
     prompts = scores.prompts
     seeds = [seed_of(cfg, i, 0) for i in range(len(prompts))]
@@ -163,8 +170,8 @@ def drift(pipe, concept: Concept, scores: Scores, cfg: DictConfig, model: DictCo
     drawn = lambda texts: draw(pipe, texts, seeds, sampling)
     base = {name: drawn(texts) for name, texts in sets.items()}
     result = {name: {} for name in sets}
-    for mode in ("loaded", "always_on"):
-        handle = load_concepts(pipe, {concept.trigger: concept}, always_on=mode == "always_on")
+    for mode in ("loaded", "always_on") if isinstance(concept, Concept) else ("loaded",):
+        handle = put_on(pipe, concept, **({"always_on": True} if mode == "always_on" else {}))
         try:
             for name, texts in sets.items():
                 changed = drawn(texts)
@@ -202,14 +209,14 @@ def front_of(points: list[dict], columns: dict[str, list], prompts: int) -> dict
 
 def evaluate(
     pipe,
-    concept: Concept,
+    concept,
     real: list[Image.Image],
     artist: str | None,
     cfg: DictConfig,
     model: DictConfig,
     folder: Path,
 ) -> dict:
-    """Score a concept; write pictures.png, scores.csv and front.png to `folder`; return what result.json is to hold.
+    """Score a concept (of any method); write pictures.png, scores.csv and front.png to `folder`; return what result.json is to hold.
 
     One operating point has scores, and no front. real: the concept's pictures; artist: whose drawing it is, for the reader, or None.
     """
@@ -236,7 +243,7 @@ def evaluate(
         "rows": columns,
     }
     attempt(contact_sheet, shown, path=folder / "pictures.png")
-    rows = columns | {name: [points[p][name] for p in columns["point"]] for name in ("lock", "tau", "beta")}
+    rows = columns | {name: [points[p][name] for p in columns["point"]] for name in points[0]}
     write_csv(folder / "scores.csv", rows)
     if result["front"]:
         attempt(concept_figure, result, shown[0], path=folder / "front.png")
@@ -247,9 +254,10 @@ def report(result: dict) -> str:
     """The points as a small table, followed by the definition of each column."""
     names = [n for n in ("text", "text_deleted", "image", "dino", "facts", "drawing") if n in result["rows"]]
     show = lambda v: "-" if v is None else f"{v:.3f}" if isinstance(v, float) else str(v)
-    lines = ["  ".join(f"{n:>12}" for n in ("lock", "tau", "beta", *names, "pareto"))]
+    columns = (*result["points"][0], *names, "pareto")
+    lines = ["  ".join(f"{n:>12}" for n in columns)]
     for point in result["summary"]:
-        lines.append("  ".join(f"{show(point[n]):>12}" for n in ("lock", "tau", "beta", *names, "pareto")))
+        lines.append("  ".join(f"{show(point[n]):>12}" for n in columns))
     if result["front"]:
         area, (low, high) = result["front"]["hypervolume"], result["front"]["interval"]
         lines.append(f"hypervolume {area:.4f} [{low:.4f}, {high:.4f}]: {result['definitions']['front']}.")
@@ -264,7 +272,7 @@ def report(result: dict) -> str:
 def run(cfg: DictConfig) -> dict:
     folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
     cfg = check("evaluate", cfg)
-    concept, beside = Concept.load(cfg.concept_file), concept_of(cfg)
+    concept, beside = open_learned(cfg.method, cfg.concept_file), concept_of(cfg)
     if concept.super_category != beside.super_category:
         raise UserError(
             f"concept_file={cfg.concept_file} learned a {concept.super_category}, the pictures in {beside.images} show a "

@@ -33,7 +33,7 @@ def front_figure(
 
     Intervals are thin lines, of up to CROWDED arms. Markers are filled where a point is on the Pareto front, else hollow.
     arms: {label: points with text, image, beta, pareto, optional text_interval and image_interval}, in the order of their
-    line; pictures: {label: [(caption, picture), ...]}.
+    line, a baseline's with strength in place of beta; pictures: {label: [(caption, picture), ...]}.
     """
     strips = [(label, shown) for label, shown in pictures.items() if shown]
     columns = max([len(shown) for _, shown in strips], default=1)
@@ -44,7 +44,7 @@ def front_figure(
     lines = []
     for index, (label, points) in enumerate(arms.items()):
         color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
-        points = sorted(points, key=lambda p: p["beta"])
+        points = sorted(points, key=lambda p: strength_of(p)[1])
         x, y = [p["text"] for p in points], [p["image"] for p in points]
         axis.plot(x, y, color=color, linewidth=1.6, zorder=3)
         for p in points:
@@ -54,7 +54,7 @@ def front_figure(
             if "text_interval" in p and len(arms) <= CROWDED:
                 axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.7, alpha=0.5)
                 axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.7, alpha=0.5)
-        lines.append((label, list(zip(x, y)), [p["beta"] for p in points], color))
+        lines.append((label, list(zip(x, y)), [strength_of(p)[0] for p in points], color))
     axis.margins(0.12)
     axis.set_xlabel("text similarity (raw CLIP cosine)", fontsize=8.5)
     axis.set_ylabel("image similarity (raw CLIP cosine)", fontsize=8.5)
@@ -93,7 +93,7 @@ def front_figure(
 def _name_lines(axis, lines: list[tuple]) -> None:
     """Each line's name beside its point farthest from the others, the bias at its ends; no text over another or a point.
 
-    A bias that finds no room is left out, a name never. lines: (name, [(x, y), ...], biases, colour).
+    A bias that finds no room is left out, a name never. lines: (name, [(x, y), ...], biases as they are written, colour).
     """
     axis.figure.draw_without_rendering()  # places are in pixels, which the layout decides
     pixels = axis.transData.transform
@@ -119,12 +119,18 @@ def _name_lines(axis, lines: list[tuple]) -> None:
         place(label.replace("_", " "), best, always=True, fontsize=8.5, weight="bold", color=color)
     for _, points, betas, color in lines:
         for i in {0, len(points) - 1}:
-            place(f"β {betas[i]:g}", [points[i]], always=False, fontsize=6.5, color=color)
+            place(betas[i], [points[i]], always=False, fontsize=6.5, color=color)
+
+
+def strength_of(point: dict) -> tuple[str, float]:
+    """An operating point's place along its front, as it is written and as it is ordered: the bias, or a baseline's strength."""
+    symbol, name = ("β", "beta") if "beta" in point else ("s", "strength")
+    return f"{symbol} {point[name]:g}", point[name]
 
 
 def arm_name(point: dict) -> str:
     """An operating point's line in a figure of one concept: its lock and temperature."""
-    lock, tau = point["lock"], point["tau"]
+    lock, tau = point.get("lock"), point.get("tau")
     return " ".join([*([f"{lock} lock"] if lock else []), *([f"τ {tau:g}"] if tau else [])])
 
 
@@ -134,7 +140,7 @@ def concept_figure(result: dict, shown: list[Image.Image], path: Path) -> None:
     for point, picture in zip(result["summary"], shown):
         label = arm_name(point) or result["concept"]
         arms.setdefault(label, []).append(point)
-        pictures.setdefault(label, []).append((f"β {point['beta']:g}", picture))
+        pictures.setdefault(label, []).append((strength_of(point)[0], picture))
     keep = lambda found: found if len(found) <= 5 else [found[round(i * (len(found) - 1) / 4)] for i in range(5)]
     below = result["prompts"][0].replace("{}", result["concept"])
     count = len(result["prompts"]) * result["config"]["evaluation"]["seeds"]
@@ -142,6 +148,6 @@ def concept_figure(result: dict, shown: list[Image.Image], path: Path) -> None:
         arms,
         {k: keep(v) for k, v in pictures.items()},
         path,
-        f"{result['concept']} by inference bias β",
+        f"{result['concept']} by inference bias β" if "beta" in result["summary"][0] else f"{result['concept']} by strength s",
         f'a point: mean over {count} pictures, filled on the Pareto front; below: "{below}"',
     )

@@ -13,7 +13,7 @@ from perfusion.atomic import check_place
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.evaluate import DEFINITIONS
-from perfusion.evaluation.figure import CROWDED, front_figure
+from perfusion.evaluation.figure import CROWDED, front_figure, strength_of
 from perfusion.evaluation.fronts import (
     Bootstrap,
     all_hold,
@@ -136,7 +136,7 @@ def _compared(claim: dict, arms: dict[str, Arm], fronts: dict, units: list, cfg:
 def _at_equal_beta(claim: dict, arms: dict[str, Arm], drawn: dict) -> list[dict]:
     """Every score's paired difference, better less worse, at each bias that both arms have once: [difference, low, high]."""
     a, b = claim["better"], claim["worse"]
-    betas = {name: [p["beta"] for p in arms[name].points] for name in (a, b)}
+    betas = {name: [p["beta"] for p in arms[name].points if "beta" in p] for name in (a, b)}
     at = {name: {v: i for i, v in enumerate(found) if found.count(v) == 1} for name, found in betas.items()}
     found = []
     for beta in sorted(at[a].keys() & at[b].keys()):
@@ -166,11 +166,11 @@ def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
     for name, arm in arms.items():
         if not (arm.folders[0] / "pictures.png").exists():
             continue  # the pictures of a long sweep may have been cleared away
-        wanted = sorted(range(len(arm.points)), key=lambda i: arm.points[i]["beta"])
+        wanted = sorted(range(len(arm.points)), key=lambda i: strength_of(arm.points[i])[1])
         wanted = [wanted[round(i * (len(wanted) - 1) / 4)] for i in range(5)] if len(wanted) > 5 else wanted
         first = read_result(arm.folders[0] / "result.json")
         shown = cells(arm.folders[0] / "pictures.png", min(4, len(first["prompts"])), len(arm.points))
-        pictures[name] = [(f"β {arm.points[i]['beta']:g}", shown[i]) for i in wanted]
+        pictures[name] = [(strength_of(arm.points[i])[0], shown[i]) for i in wanted]
         prompt = first["prompts"][0].replace("{}", first["concept"])
     front_figure(
         {name: described["points"] for name, described in result["arms"].items()},

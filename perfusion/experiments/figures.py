@@ -19,7 +19,7 @@ from PIL import Image
 
 from perfusion.config import CONF
 from perfusion.errors import UserError
-from perfusion.evaluation.figure import COLORS, MARKERS
+from perfusion.evaluation.figure import COLORS, MARKERS, strength_of
 from perfusion.experiments.sweep import COMMITTED, TRAININGS, made_by, resolved, training
 from perfusion.plots import cells, contact_sheet
 from perfusion.results import read_result, write_result
@@ -136,7 +136,7 @@ def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
     """Arms with direct labels: image against text similarity, 95 % intervals as thin lines; filled: on the Pareto front."""
     for index, (arm, label) in enumerate(names.items()):
         color = COLORS[index]
-        points = sorted(arms[arm], key=lambda p: p["beta"])
+        points = sorted(arms[arm], key=lambda p: strength_of(p)[1])
         x, y = [p["text"] for p in points], [p["image"] for p in points]
         axis.plot(x, y, color=color, linewidth=1)
         for p in points:

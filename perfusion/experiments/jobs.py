@@ -84,6 +84,8 @@ def settings_of(jobs: dict, arms: dict) -> tuple[dict, dict[str, dict]]:
     """
     left_out = ("concept", "seed", *NOT_KEYED, *NOT_COMPARED)
     set_by_arms = {key for arm in arms.values() for key in flat(arm or {})}
+    if any(key.split(".")[0] == "method" for key in set_by_arms):  # all of its settings, and its own axis
+        set_by_arms |= {"method", "evaluation.strength"}
     within = lambda key, keys: any(key == k or key.startswith(f"{k}.") for k in keys)
     how = lambda r: {k: v for k, v in flat(r["config"]).items() if not within(k, left_out)} | {"prompts": r["prompts"]}
     shared, own = None, {}

@@ -144,7 +144,7 @@ def of_training(folder: Path, result: dict) -> str:
 
 
 def of_evaluation(folder: Path, result: dict) -> str:
-    columns = ["beta", "tau", "lock", *(c for c in SCORES if c in result["rows"]), "pareto"]
+    columns = [*reversed(result["points"][0]), *(c for c in SCORES if c in result["rows"]), "pareto"]
     area = result.get("front")
     meant = [{"score": k, "definition": v} for k, v in result["definitions"].items()]
     return page(
@@ -185,6 +185,7 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
                   for row in p["at_equal_beta"]]  # fmt: skip
     arms = [{"arm": arm, "hypervolume": a["hypervolume"], "95 %": str(a["hypervolume_interval"])}
             for arm, a in result["arms"].items()]  # fmt: skip
+    axes = [name for name in ("beta", "tau", "lock", "strength") if any(name in a["points"][0] for a in result["arms"].values())]
     points = [{"arm": arm} | p for arm, a in result["arms"].items() for p in a["points"]]
     meant = [{"measure": k, "definition": v} for k, v in result["definitions"].items()]
     unit = lambda job: (job[1]["job"]["concept"], job[1]["job"]["seed"])
@@ -205,7 +206,7 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
             section("Claims", table(claims, [*columns, "holds"])),
             section("At equal bias", table(equal, ["better", "worse", "beta", "text", "image", "facts", "drawing"])),
             section("Arms", table(arms, ["arm", "hypervolume", "95 %"])),
-            section("Operating points", table(points, ["arm", "beta", "tau", "lock", "text", "image", "pareto"])),
+            section("Operating points", table(points, ["arm", *axes, "text", "image", "pareto"])),
             section("Definitions", table(meant, ["measure", "definition"])),
             section("Jobs", *fronts),
             *(part for arm in result["arms"] if arm in first for part in training_of(first[arm])),

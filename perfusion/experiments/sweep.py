@@ -22,7 +22,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.config import ASSETS, ROOT, check, concept_of
+from perfusion.config import ASSETS, CONF, ROOT, check, concept_of
 from perfusion.errors import UserError
 
 OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an experiment adds to a configuration
@@ -48,8 +48,12 @@ def resolved(cfg: DictConfig) -> DictConfig:
         raise UserError(
             f"arm={given} is not in experiment {cfg.name}; allowed are: {', '.join(cfg.arms)}; -m runs them all."
         )
+    arm = OmegaConf.to_container(OmegaConf.create(cfg.arms[cfg.arm] or {}), resolve=False)
+    if method := arm.pop("method", None):  # by name, as on the command line, or by name with settings of its own
+        given = {"name": method} if isinstance(method, str) else method
+        plain.method = OmegaConf.merge(OmegaConf.load(CONF / f"method/{given['name']}.yaml"), given)
     OmegaConf.set_struct(plain, True)
-    return OmegaConf.merge(plain, cfg.arms[cfg.arm] or {})
+    return OmegaConf.merge(plain, arm)
 
 
 def key(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
@@ -145,8 +149,8 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
     """Train, or take the finished training of the same configuration; then evaluate. Returns the result."""
     from perfusion.evaluation.evaluate import evaluate
     from perfusion.learning.data import real_pictures
+    from perfusion.learning.methods import open_learned
     from perfusion.learning.models import check_device, check_model, load_pipeline
-    from perfusion.method.concept import Concept
 
     started = time.perf_counter()
     check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
@@ -154,10 +158,10 @@ def run(cfg: DictConfig, concept_cfg: DictConfig, folder: Path, trainings: Path)
     trained = json.loads((home / "result.json").read_text())
     real = real_pictures(concept_cfg.images)
     pipe = load_pipeline(cfg.model, check_device(None))
-    concept = Concept.load(home / "concept.safetensors")
+    concept = open_learned(cfg.method, home / "concept.safetensors")
     artist = concept_cfg.get("artist")
     result = evaluate(pipe, concept, real, artist, cfg.evaluation, cfg.model, folder)
-    kept = {k: trained[k] for k in ("train_seconds", "kept_step", "trainable", "file_bytes")}
+    kept = {k: trained[k] for k in ("train_seconds", "kept_step", "trainable", "file_bytes", "peak_mib", "selection")}
     result["config"] = OmegaConf.to_container(cfg, resolve=True)
     return result | {
         "training": kept | {"folder": str(home)},

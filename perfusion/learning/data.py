@@ -1,50 +1,29 @@
 """A concept's pictures: checked, cropped square around the mask, encoded once (mirrored too), drawn into batches."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from perfusion.errors import UserError
-from perfusion.learning.masks import alpha_mask, mask_path, on_white, overlay, read_mask, save_mask, segment, square_box
+from perfusion.learning.masks import (
+    alpha_mask,
+    mask_path,
+    overlay,
+    read_mask,
+    save_mask,
+    segment,
+    source_of,
+    square_box,
+)
+from perfusion.learning.pictures import on_white, picture_paths, read_picture, real_pictures
 from perfusion.plots import grid
 
-KINDS = (".png", ".jpg", ".jpeg", ".webp")
-
-
-def picture_paths(folder: str | Path | Sequence[str]) -> list[Path]:
-    """The pictures in a folder, by name, masks left out; or the one, or those, that are named. Raises UserError for none."""
-    if not isinstance(folder, (str, Path)) or Path(folder).is_file():
-        return [Path(path) for path in ([folder] if isinstance(folder, (str, Path)) else folder)]
-    folder = Path(folder)
-    found = sorted(p for p in folder.glob("*") if p.suffix.lower() in KINDS and not p.name.endswith(".mask.png"))
-    if not found:
-        raise UserError(
-            f"concept.images={folder} has no pictures; put 1-7 photos of the concept there, as {', '.join(KINDS)}."
-        )
-    return found
-
-
-def read_picture(path: Path) -> Image.Image:
-    """The picture in its own mode, upright by its EXIF tag. Raises UserError where it cannot be read."""
-    try:
-        with Image.open(path) as opened:
-            return ImageOps.exif_transpose(opened)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(
-            f"picture {path} cannot be read ({error}); replace it by a whole {', '.join(KINDS)} file, or remove it."
-        ) from error
-
-
-def real_pictures(folder: str | Path) -> list[Image.Image]:
-    """A concept's pictures as scores see them: RGB, what is transparent white, whole."""
-    return [on_white(read_picture(path)) for path in picture_paths(folder)]
-
+__all__ = ["ConceptData", "Latents", "picture_paths", "real_pictures"]
 
 @dataclass
 class Latents:
@@ -72,16 +51,19 @@ class ConceptData:
         self, paths: list[Path], resolution: int, super_category: str, segmenter: str, masks: str | None, flip: bool
     ):
         opened = [read_picture(p) for p in paths]
-        pictures = [on_white(p) for p in opened]
+        pictures = [on_white(p) for p, _ in opened]
         found: list = [None] * len(paths)
         if masks:
             _check_names(paths)
-            found = [read_mask(p, picture.size) or _alpha(p, o) for p, picture, o in zip(paths, pictures, opened)]
+            sources = [source_of(p, super_category) for p in pictures]
+            found = [read_mask(p, {size, o.size}, source) for p, (o, size), source in zip(paths, opened, sources)]
+            found = [mask or alpha_mask(picture) for mask, (picture, _) in zip(found, opened)]
             todo = [i for i, mask in enumerate(found) if mask is None]
             if todo:
                 for i, mask in zip(todo, segment([pictures[i] for i in todo], [super_category] * len(todo), segmenter)):
-                    save_mask(paths[i], mask)
+                    save_mask(paths[i], mask, sources[i])
                     found[i] = mask
+            found = [mask.resize(p.size) if mask.size != p.size else mask for mask, p in zip(found, pictures)]
             boxes = [square_box(p.size, mask) for p, mask in zip(pictures, found)]
             pictures, found = ([p.crop(box) for p, box in zip(part, boxes)] for part in (pictures, found))
         self.pictures, self.masks = pictures, found
@@ -103,31 +85,26 @@ class ConceptData:
         if self.flip:
             x, m = torch.cat([x, x.flip(-1)]), torch.cat([m, m.flip(-1)])
         at_once = 4 if self.resolution <= 256 else 1
-        upcast = vae.dtype == torch.float16 and vae.config.force_upcast  # SDXL's overflows in float16
+        upcast = vae.dtype == torch.float16 and vae.config.get("force_upcast")  # SDXL's overflows in float16
         if upcast:
             vae.float()
-        mean = torch.cat([vae.encode(part.to(vae.dtype)).latent_dist.mean for part in x.split(at_once)]).float()
+        mean = torch.cat([_mean(vae.encode(part.to(vae.dtype))) for part in x.split(at_once)]).float()
         if upcast:
             vae.half()
-        latents = (mean - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
+        latents = (mean - (vae.config.get("shift_factor") or 0)) * vae.config.scaling_factor
         masks = interpolate(m.to(vae.device), size=latents.shape[-2:], mode="area")
         return Latents(latents, masks, self.resolution)
 
 
-def _alpha(path: Path, picture: Image.Image) -> Image.Image | None:
-    mask = alpha_mask(picture)
-    if mask and not mask.getbbox():
-        raise UserError(
-            f"picture {path} is transparent throughout, so nothing would be learned from it; replace or remove it, or "
-            f"put a mask beside it as {mask_path(path).name}."
-        )
-    return mask
+def _mean(encoded) -> Tensor:
+    """Of an autoencoder that gives a distribution, or of one that gives the latents themselves (Sana's)."""
+    return encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent
 
 
 def _check_names(paths: list[Path]) -> None:
     seen: dict[str, Path] = {}
     for path in paths:
-        other = seen.setdefault(path.stem, path)
+        other = seen.setdefault(path.stem.lower(), path)
         if other is not path:
             raise UserError(
                 f"pictures {other.name} and {path.name} would share the mask {mask_path(path).name}; "

@@ -1,16 +1,25 @@
 """Soft masks: a file beside the picture, else its alpha channel, else where CLIPSeg sees the super-category's word.
 
-CLIPSeg's are zero-shot, and saved beside the pictures for a user to edit.
+CLIPSeg's are zero-shot, and saved beside the pictures for a user to edit, with a note of the picture and the word that
+they are of: one that is of others is made again, one that a person has edited never.
 """
 
+import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageChops
+from PIL.PngImagePlugin import PngInfo
 
+from perfusion.atomic import whole
 from perfusion.config import INSTALLED, ROOT, home
 from perfusion.errors import UserError
+from perfusion.learning.pictures import decoded, is_mask
+
+log = logging.getLogger(__name__)
+NOTE = "perfusion"  # the keyword of a made mask's PNG text
 
 
 def mask_path(image: Path) -> Path:
@@ -21,40 +30,88 @@ def mask_path(image: Path) -> Path:
     return image.with_name(name)
 
 
-def read_mask(image: Path, size: tuple[int, int]) -> Image.Image | None:
-    """The mask saved beside a picture of `size` (width, height), or None. Raises UserError for a useless one."""
-    path = mask_path(image)
-    if not path.exists():
+def find_mask(image: Path) -> Path | None:
+    """The mask that lies where `mask_path` says, under that name in any case and of any kind. Raises UserError for two."""
+    folder = mask_path(image).parent
+    wanted = f"{image.stem}.mask".lower()
+    found = sorted(p for p in folder.glob("*") if is_mask(p) and p.stem.lower() == wanted) if folder.is_dir() else []
+    if len(found) > 1:
+        raise UserError(f"{' and '.join(str(p) for p in found)} are both masks of {image.name}; remove one of them.")
+    return found[0] if found else None
+
+
+def read_mask(image: Path, sizes: set[tuple[int, int]], made_for: str = "") -> Image.Image | None:
+    """The mask (mode L) of a picture of `sizes` (width, height); its colours count as far as its alpha does.
+
+    sizes: the file's own, and that of the picture as read, where it was shrunk. None where there is no mask, or one that
+    `save_mask` wrote for something other than `made_for` and nobody has touched since. Raises UserError for a useless one.
+    """
+    path = find_mask(image)
+    if path is None:
         return None
-    with Image.open(path) as opened:
-        mask = opened.convert("L")
-    if mask.size != size:
+    try:
+        mask, own = decoded(path, most=4 * max(width * height for width, height in sizes))
+    except (ValueError, OSError) as error:
         raise UserError(
-            f"mask {path} is {mask.size[0]} x {mask.size[1]} pixels, its picture {size[0]} x {size[1]}: "
+            f"mask {path} cannot be read ({error}); paint it anew, or delete it to have it made again."
+        ) from error
+    grey = mask.convert("L") if mask.mode == "RGB" else ImageChops.multiply(mask.convert("L"), mask.getchannel("A"))
+    source, made = _note(path)
+    if made == _digest(grey) and source != made_for:
+        log.info(f"masks:     {path.name} was made for another picture or word; it is made again")
+        return None
+    if own not in sizes:
+        wanted = " or ".join(f"{width} x {height}" for width, height in sorted(sizes))
+        raise UserError(
+            f"mask {path} is {own[0]} x {own[1]} pixels, its picture {wanted}: "
             "they must agree; delete the mask to have it made again."
         )
-    if not np.asarray(mask).any():
+    if not grey.getbbox():
         raise UserError(
             f"mask {path} is all zero, so nothing would be learned from its picture; "
             "paint the object white, or delete the mask to have it made again."
         )
-    return mask
+    return grey
+
+
+def source_of(picture: Image.Image, word: str) -> str:
+    """What a mask is made for, as a digest: a picture's pixels and the word that is looked for in it."""
+    return _digest(picture, word)
+
+
+def _digest(picture: Image.Image, word: str = "") -> str:
+    return hashlib.sha256(f"{picture.mode} {picture.size} {word} ".encode() + picture.tobytes()).hexdigest()[:32]
+
+
+def _note(path: Path) -> tuple[str | None, str | None]:
+    """What `save_mask` wrote into a mask: what it was made for, and its own pixels; None, None in a person's."""
+    try:
+        with Image.open(path, formats=["PNG"]) as opened:
+            source, made = opened.info[NOTE].split()
+            return source, made
+    except Exception:  # none, or a damaged one beside pixels that could be decoded: taken for a person's, and kept
+        return None, None
+
+
+def save_mask(image: Path, mask: Image.Image, made_for: str) -> None:
+    """Write the mask beside its picture, with a note of what it was made for. Raises UserError where that cannot be."""
+    path, note = find_mask(image) or mask_path(image), PngInfo()
+    note.add_text(NOTE, f"{made_for} {_digest(mask)}")
+    try:
+        with whole(path) as part:
+            mask.save(part, format="PNG", pnginfo=note)
+    except OSError as error:
+        raise UserError(
+            f"mask {path} cannot be written ({error.__cause__ or error}); masks are kept beside the pictures to be seen "
+            "and edited: copy the pictures to a folder you can write to, or learn without by masks=null."
+        ) from error
 
 
 def alpha_mask(picture: Image.Image) -> Image.Image | None:
-    """The alpha channel as a mask (mode L), or None where the picture has none or is opaque throughout."""
-    if not picture.has_transparency_data:
+    """The alpha channel of an RGBA picture as a mask (mode L), or None where it has none or is opaque throughout."""
+    if picture.mode != "RGBA" or picture.getchannel("A").getextrema()[0] == 255:
         return None
-    alpha = picture.convert("RGBA").getchannel("A")
-    return None if alpha.getextrema()[0] == 255 else alpha
-
-
-def on_white(picture: Image.Image) -> Image.Image:
-    """The picture as RGB; what is transparent becomes white, what is half so lighter."""
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.getchannel("A")
 
 
 def square_box(size: tuple[int, int], mask: Image.Image) -> tuple[int, int, int, int]:
@@ -114,17 +171,3 @@ def _mean_over_views(see, x: torch.Tensor, shift: int) -> torch.Tensor:
     moved = lambda x, by: see(x.roll((by, by), (-2, -1))).roll((-by, -by), (-2, -1))
     seen = [moved(x, by) for by in (0, shift)] + [moved(x.flip(-1), by).flip(-1) for by in (0, shift)]
     return torch.stack(seen).mean(0)
-
-
-def save_mask(image: Path, mask: Image.Image) -> None:
-    """Write the mask beside its picture. Raises UserError where that cannot be written."""
-    unfinished = mask_path(image).with_suffix(".part")
-    try:
-        unfinished.parent.mkdir(parents=True, exist_ok=True)
-        mask.save(unfinished, format="PNG")
-        unfinished.replace(mask_path(image))
-    except OSError as error:
-        raise UserError(
-            f"mask {mask_path(image)} cannot be written ({error}); masks are kept beside the pictures to be seen and "
-            "edited: copy the pictures to a folder you can write to, or learn without by masks=null."
-        ) from error

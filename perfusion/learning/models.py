@@ -5,6 +5,7 @@ original layout; the latter needs model.config, a folder or hub id whose configu
 """
 
 import importlib.util
+import inspect
 import logging
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import diffusers
 import hydra
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DiffusionPipeline, PixArtTransformer2DModel, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from huggingface_hub import hf_hub_download
 from omegaconf import DictConfig
@@ -22,7 +23,8 @@ from perfusion.config import home
 from perfusion.errors import UserError
 from perfusion.learning.captions import Captions
 from perfusion.method.covariance import Covariance, second_moment
-from perfusion.method.fingerprint import base_hash
+from perfusion.method.denoiser import denoiser_of
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.text_encoders import text_encoder_of
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter"
                 "open_clip.list_pretrained(), such as ViT-B-32/openai."
             )
     if "path" in given:
+        _check_kind(model)
         _check_scheduler(model)
 
 
@@ -74,6 +77,23 @@ def _check_scheduler(model: DictConfig) -> None:
             f"model.scheduler={model.get('scheduler') or 'null'} cannot draw in model.steps={model.steps} here "
             f"({_first_sentence(error)}); give another number of steps, or a scheduler such as DDIMScheduler."
         ) from error
+
+
+def _check_kind(model: DictConfig) -> None:
+    """What the pipeline's kind alone allows."""
+    source = model.config if is_single_file(model) else model.path
+    if DiffusionPipeline.load_config(source)["_class_name"].startswith("Sana") and model.resolution % 32:
+        raise UserError(f"model.resolution={model.resolution} does not work for Sana; a multiple of 32 is allowed.")
+    if not model.get("scheduler"):
+        return
+    kinds = {name: getattr(diffusers, name) for name in SCHEDULERS}
+    flows = [n for n, kind in kinds.items() if "use_flow_sigmas" in inspect.signature(kind.__init__).parameters]
+    own = diffusers.DDPMScheduler.load_config(source, subfolder="scheduler")
+    if own.get("prediction_type") == "flow_prediction" and model.scheduler not in flows:
+        raise UserError(
+            f"model.scheduler={model.scheduler} cannot draw with a flow-matching model; allowed are null, for the pipeline's "
+            f"own, and: {', '.join(flows)}."
+        )
 
 
 def _pretrained() -> list[tuple[str, str]]:
@@ -123,7 +143,11 @@ def check_device(device: str | None) -> str:
 def encodings_width(model: DictConfig) -> int:
     """How wide the encodings are that the cross-attentions see, out of the configurations alone."""
     source = model.config if is_single_file(model) else model.path
-    parts = [name for name in ("text_encoder", "text_encoder_2") if name in DiffusionPipeline.load_config(source)]
+    names = DiffusionPipeline.load_config(source)
+    if "transformer" in names:  # which projects them
+        shape = PixArtTransformer2DModel.load_config(source, subfolder="transformer")
+        return shape["num_attention_heads"] * shape["attention_head_dim"]
+    parts = [name for name in ("text_encoder", "text_encoder_2") if name in names]
     return sum(CLIPTextConfig.from_pretrained(source, subfolder=name).hidden_size for name in parts)
 
 
@@ -152,11 +176,18 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
     try:
         if is_single_file(model):
             names = DiffusionPipeline.load_config(model.config)
+            if "unet" not in names:
+                raise UserError(
+                    f"model.path={model.path} is a single file of {names['_class_name']}; single files of Stable Diffusion "
+                    "and SDXL are read: give a folder or a hub id."
+                )
             cls = StableDiffusionXLPipeline if "text_encoder_2" in names else StableDiffusionPipeline
             unsafe = {"safety_checker": None} if cls is StableDiffusionPipeline else {}
             pipe = cls.from_single_file(model.path, config=model.config, **unsafe, **load)
         else:
             pipe = DiffusionPipeline.from_pretrained(model.path, **load)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise UserError(
             f"model.path={model.path} cannot be loaded ({_first_sentence(error)}); give a whole pipeline: a folder, a hub "
@@ -167,14 +198,14 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
     if model.get("scheduler"):
         pipe.scheduler = getattr(diffusers, model.scheduler).from_config(pipe.scheduler.config)
     if dtype == torch.bfloat16:
-        pipe._perfusion_base_hash = base_hash(text_encoder_of(pipe), pipe.unet)
+        pipe._perfusion_base_hash = hash_of(pipe)
         pipe.to(dtype)
     pipe.to(device)
     if pipe.device.type == "cpu":  # convolutions are a fifth to a quarter faster so, on processors without bfloat16
-        for part in (pipe.unet, pipe.vae):
+        for part in (denoiser_of(pipe), pipe.vae):
             part.to(memory_format=torch.channels_last)
     if model.get("gradient_checkpointing"):
-        pipe.unet.enable_gradient_checkpointing()
+        denoiser_of(pipe).enable_gradient_checkpointing()
     if model.get("attention") == "sliced":
         pipe.enable_attention_slicing()
     elif model.get("attention") == "xformers":

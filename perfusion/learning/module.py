@@ -5,16 +5,25 @@ from functools import partial
 
 import pytorch_lightning as pl
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from perfusion.errors import UserError
 from perfusion.learning.data import Latents
+from perfusion.learning.noising import noising_of
 from perfusion.method.concept import Concept
+from perfusion.method.denoiser import check_trainable, denoiser_of, predict
 from perfusion.method.edit import augment, target_key
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.layers import cross_attentions, lock_o_star_k, widen
-from perfusion.method.text import TEMPLATES, add_placeholders, encode_pooled, mean_at, super_encoding, word_embedding
+from perfusion.method.text import (
+    TEMPLATES,
+    Encoded,
+    add_placeholders,
+    encoded,
+    mean_at,
+    super_encoding,
+    word_embedding,
+)
 from perfusion.method.text_encoders import text_encoder_of
 
 
@@ -25,7 +34,7 @@ class PerfusionModule(pl.LightningModule):
     Everything random in a step follows from (seed, step), so a resumed run is the uninterrupted one.
 
     Args:
-        pipe: a stock diffusers Stable Diffusion pipeline, SDXL among them; its unet is widened while attached, and never
+        pipe: a stock diffusers pipeline (docs/pipelines.md); its denoiser is widened while attached, and never
             trained. It belongs on the device that trains (models.load_pipeline's user puts it there).
         C_inv: [d, d] from edit.inverse_metric.
         learning_rate: {"o_star", "embedding", "relative"}: relative multiplies o_star's by each layer's starting RMS.
@@ -59,26 +68,27 @@ class PerfusionModule(pl.LightningModule):
         self.beta, self.tau, self.lock, self.batch_size, self.seed = beta, tau, lock, batch_size, seed
         self.learning_rate, self.i_star_decay, self.templates = learning_rate, i_star_decay, templates
         self.masked_prior, self.i_star_gradient = masked_prior, i_star_gradient
-        text_encoder, self.base_hash = text_encoder_of(pipe), hash_of(pipe)  # before anything is widened
-        for frozen in (pipe.unet, pipe.vae, text_encoder):
+        check_trainable(pipe)
+        self.noising = noising_of(pipe.scheduler)
+        text_encoder, denoiser = text_encoder_of(pipe), denoiser_of(pipe)
+        self.base_hash = hash_of(pipe)  # before anything is widened
+        for frozen in (denoiser, pipe.vae, text_encoder):
             frozen.requires_grad_(False).eval()
         self.tokenizer, ids = add_placeholders(pipe.tokenizer, [trigger])
         self.token_id = ids[trigger]
         # Not an attribute of its own: a Module's modules are saved with it.
-        self.encode = partial(encode_pooled, self.tokenizer, text_encoder)
-        # Many folders' own scheduler (Euler, PNDM) adds noise on another scale than the model was trained with.
-        self.noising = DDPMScheduler.from_config(pipe.scheduler.config)
+        self.encode = partial(encoded, self.tokenizer, text_encoder)
         encoding = super_encoding(pipe.tokenizer, text_encoder, super_category)
         self.register_buffer("C_inv", C_inv.to(encoding), persistent=False)
         self.register_buffer("i_star", encoding.clone())
         self.register_buffer("i_star_start", encoding.clone(), persistent=False)
         self.embedding = nn.Parameter(word_embedding(pipe.tokenizer, text_encoder, super_category))
-        self.layers = list(cross_attentions(pipe.unet))
+        self.layers = list(cross_attentions(denoiser))
         values = {
-            n: nn.functional.linear(encoding, a.to_v.weight.float()) for n, a in cross_attentions(pipe.unet).items()
+            n: nn.functional.linear(encoding, a.to_v.weight.float()) for n, a in cross_attentions(denoiser).items()
         }
         self.o_star_v = nn.ParameterList([nn.Parameter(values[name][None]) for name in self.layers])
-        keys = lock_o_star_k(pipe.unet, encoding[None])
+        keys = lock_o_star_k(denoiser, encoding[None])
         self.o_star_k = nn.ParameterList(
             [nn.Parameter(keys[name]) for name in self.layers] if lock == "trained" else []
         )
@@ -90,12 +100,17 @@ class PerfusionModule(pl.LightningModule):
     def attach(self) -> None:
         """Widen the pipeline's cross-attentions around the very Parameters that are trained."""
         o_star_k = dict(zip(self.layers, self.o_star_k)) if self._locked is None else self._locked
-        self.widened = widen(self.pipe.unet, self.i_star[None], dict(zip(self.layers, self.o_star_v)), o_star_k)
+        o_star_v = dict(zip(self.layers, self.o_star_v))
+        self.widened = widen(denoiser_of(self.pipe), self.i_star[None], o_star_v, o_star_k)
+
+    def detach(self) -> None:
+        """Give the pipeline its own layers back."""
+        self.widened.restore()
 
     @contextmanager
     def detached(self):
         """The pipeline as it came, for as long as a with-block: to draw through the road users take."""
-        self.widened.restore()
+        self.detach()
         try:
             yield self.pipe
         finally:
@@ -132,7 +147,8 @@ class PerfusionModule(pl.LightningModule):
         chosen = torch.randint(len(self.templates), (total,), generator=generator)[own]
         prompts = [self.templates[i].format(self.trigger) for i in chosen]
         with torch.autocast(self.device.type, enabled=False):  # energies want all the precision that the encodings have
-            e, ids, pooled = self.encode(prompts, {self.token_id: self.embedding})
+            text = self.encode(prompts, {self.token_id: self.embedding})
+        e, ids = text.e, text.ids
         here = mean_at(e.float(), ids == self.token_id)
         i_star = here + (self.i_star - here).detach() if self.i_star_gradient else self.i_star
         here = here.detach()
@@ -140,18 +156,15 @@ class PerfusionModule(pl.LightningModule):
 
         key = target_key(self.C_inv, i_star)
         gated = augment(e, i_star[None], key[None], torch.tensor([[self.beta]]), torch.tensor([[self.tau]]))
-        scheduler = self.noising
-        steps = scheduler.config.num_train_timesteps
-        t = torch.randint(steps, (total,), generator=generator)[own].to(self.device)
+        k = torch.randint(self.noising.steps, (total,), generator=generator)[own].to(self.device)
         noise = torch.randn((total, *x.shape[1:]), generator=generator)[own].to(x)
-        noisy = scheduler.add_noise(x, noise, t).to(self.pipe.unet.dtype)
-        target = scheduler.get_velocity(x, noise, t) if scheduler.config.prediction_type == "v_prediction" else noise
-        both = torch.cat([gated, gated], -1)  # V's part, then K's
+        noisy, t = self.noising.noisy(x, noise, k)
+        noisy, target = noisy.to(denoiser_of(self.pipe).dtype), self.noising.target(x, noise, k)
         with self.widened.i_star_as(i_star[None]) if self.i_star_gradient else nullcontext():
-            predicted = self.pipe.unet(noisy, t, both, added_cond_kwargs=self.conditions(pooled)).sample.float()
-        loss = _masked(mask, (predicted - target).square())
+            predicted = self.predict(noisy, t, text, text.with_columns(gated))
+        loss = masked_error(mask, (predicted - target).square())
         if self.masked_prior:
-            loss = loss + _masked(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
+            loss = loss + masked_error(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
         if not torch.isfinite(loss):
             raise UserError(
                 f"training stopped: the loss is {loss.item()} at step {self.global_step}; "
@@ -165,22 +178,18 @@ class PerfusionModule(pl.LightningModule):
         self.log("i_star_moved", moved, batch_size=len(x))
         return loss
 
-    def conditions(self, pooled: Tensor) -> dict[str, Tensor] | None:
-        """What SDXL's unet is told beside the encodings: the pooled embeddings and the picture's size; None for others."""
-        if self.pipe.unet.config.addition_embed_type != "text_time":
-            return None
-        side = self.data.resolution
-        sizes = pooled.new_tensor([side, side, 0, 0, side, side])  # original size, upper left corner of the crop, size
-        return {"text_embeds": pooled, "time_ids": sizes.expand(len(pooled), -1)}
+    def predict(self, noisy: Tensor, t: Tensor, text: Encoded, encodings: Tensor) -> Tensor:
+        """`denoiser.predict` for prompts, at the pictures' size."""
+        return predict(self.pipe, noisy, t, encodings, self.data.resolution, text.mask, text.pooled)
 
     @torch.no_grad()
     def _prior(self, noisy: Tensor, t: Tensor, chosen: Tensor) -> Tensor:
         """The frozen model's prediction for the same prompts with the super-category's word."""
         prompts = [self.templates[i].format(self.super_category) for i in chosen]
         with torch.autocast(self.device.type, enabled=False):
-            e, _, pooled = self.encode(prompts, None)
+            text = self.encode(prompts, None)
         with self.widened.paused():
-            return self.pipe.unet(noisy, t, e, added_cond_kwargs=self.conditions(pooled)).sample.float()
+            return self.predict(noisy, t, text, text.e if text.given is None else text.given)
 
     @torch.no_grad()
     def optimizer_step(self, *args, **kwargs) -> None:
@@ -206,7 +215,7 @@ def about(trigger: str, super_category: str, lock: str, base_hash: str | None = 
     return {"concept.name": trigger, "concept.super_category": super_category, "lock": lock} | of_weights
 
 
-def _masked(mask: Tensor, error: Tensor) -> Tensor:
+def masked_error(mask: Tensor, error: Tensor) -> Tensor:
     """Per image sum(mask err) / sum(mask), err averaged over channels; mean over images. error [B, C, h, w]."""
     error = error.mean(1, keepdim=True)
     return ((mask * error).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)).mean()

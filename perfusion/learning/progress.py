@@ -33,6 +33,12 @@ class Progress(ProgressBar):
         )  # fmt: skip
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        self._show(trainer)
+
+    def on_train_end(self, trainer, module) -> None:
+        self._show(trainer)  # with the last selection, which came after the last batch
+
+    def _show(self, trainer) -> None:
         metrics = trainer.callback_metrics
         known = {name: metrics[key] for name, key in (("loss", "loss"), ("score", "selection/score")) if key in metrics}
         self.bar.set_postfix_str(", ".join(f"{name} {value:.3f}" for name, value in known.items()), refresh=False)

@@ -6,6 +6,7 @@ import torch
 from omegaconf import DictConfig
 
 from perfusion.errors import UserError
+from perfusion.learning.checkpoints import tensors
 
 
 def checkpoint_of(resume: str) -> Path:
@@ -20,7 +21,7 @@ def read(resume: str) -> dict:
         raise UserError(f"resume={resume} does not exist; give a run's folder or its last.ckpt, or null to start anew.")
     way_out = "give the last.ckpt of a run of perfusion train, or null to start anew."
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = tensors(path)
     except Exception as error:  # on bytes that are no checkpoint the reader raises what it happens to meet
         raise UserError(
             f"resume={resume} is not a whole checkpoint ({type(error).__name__}: {' '.join(str(error).split())[:100]}); {way_out}"
@@ -28,6 +29,9 @@ def read(resume: str) -> dict:
     parts = {"state_dict": dict, "global_step": int, "perfusion": dict, "callbacks": dict, "loops": dict}
     if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in parts.items()):
         raise UserError(f"resume={resume} is no checkpoint of this program, or of an older version of it; {way_out}")
+    numbers = found["state_dict"].values()
+    if not all(isinstance(t, torch.Tensor) and t.isfinite().all() for t in numbers):
+        raise UserError(f"resume={resume} holds numbers that are not finite; {way_out}")
     return found
 
 

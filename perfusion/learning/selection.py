@@ -7,6 +7,7 @@ scored and saved as well.
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -14,16 +15,16 @@ import torch
 from omegaconf import DictConfig
 from PIL import Image
 
+from perfusion.atomic import whole
 from perfusion.errors import UserError
-from perfusion.learning.module import PerfusionModule
-from perfusion.method.pipeline import load_concepts
+from perfusion.learning.methods import put_on, word_of
 from perfusion.method.sampling import Sampling, draw
 from perfusion.plots import attempt, contact_sheet
 from perfusion.scorers import ClipScorer
 
 
 class Selection(pl.Callback):
-    """Draws through load_concepts, the road users take; from cfg.start on writes the concept file whenever the score improves.
+    """Draws through put_on, the road users take; from cfg.start on writes the concept file whenever the score improves.
 
     Score: harmonic mean of the raw CLIP cosines, picture with real pictures and picture with its text, means over the
     prompts; the concept's word is replaced by the super-category's for the text. With the concept goes last.ckpt, from which
@@ -45,10 +46,13 @@ class Selection(pl.Callback):
         self.best, self.history = float("-inf"), []
         self.drawn: list[tuple[str, Image.Image]] = []  # the last step's prompts and pictures
         self.step, self.stopping, self.signal, self.handlers = -1, False, 0, {}
+        self.seconds, self.since = 0.0, 0.0  # of training, without what is drawn here; and since when it is going on
 
     # -- when ---------------------------------------------------------------------------------------------------------
-    def on_train_start(self, trainer, module: PerfusionModule) -> None:
+    def on_train_start(self, trainer, module: pl.LightningModule) -> None:
         self.step = trainer.global_step
+        self.seconds += 0.0 if self.history else getattr(module, "setup_seconds", 0.0)
+        self.since = time.perf_counter()
         if threading.current_thread() is threading.main_thread():  # no other may have handlers
             wanted = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
             self.handlers = {s: signal.signal(s, self._stop) for s in wanted}
@@ -59,7 +63,7 @@ class Selection(pl.Callback):
         self.signal, self.stopping = number, True
         print("\nstopping: what is learned so far is saved first; once more stops at once.", file=sys.stderr)
 
-    def on_train_batch_end(self, trainer, module: PerfusionModule, outputs, batch, batch_idx) -> None:
+    def on_train_batch_end(self, trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         self.stopping, trainer.should_stop = self.stopping or trainer.should_stop, False
         if trainer.global_step == self.step:  # among the micro-batches of one step, from which no run could go on
             return
@@ -74,13 +78,13 @@ class Selection(pl.Callback):
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
         trainer.should_stop = stopping
 
-    def on_train_end(self, trainer, module: PerfusionModule) -> None:
+    def on_train_end(self, trainer, module: pl.LightningModule) -> None:
         if not self.history or self.history[-1]["step"] != trainer.global_step:  # +trainer.max_epochs, and the like
             self.keep(trainer, module, last=True)
             trainer.save_checkpoint(self.checkpoint, weights_only=False)
         self._let_go()
 
-    def on_exception(self, trainer, module: PerfusionModule, exception: BaseException) -> None:
+    def on_exception(self, trainer, module: pl.LightningModule, exception: BaseException) -> None:
         self._let_go()
         if trainer.is_global_zero and self.best == float("-inf") and trainer.global_step > 0:
             try:
@@ -94,27 +98,29 @@ class Selection(pl.Callback):
         self.handlers = {}
 
     # -- which --------------------------------------------------------------------------------------------------------
-    def keep(self, trainer, module: PerfusionModule, last: bool) -> bool:
+    def keep(self, trainer, module: pl.LightningModule, last: bool) -> bool:
         """Score this step, save its concept if it is the best, or the last and none is kept. True: patience is at its end."""
         if not trainer.is_global_zero:  # under DDP the first process draws, the others wait for it
             return False
+        self.seconds += time.perf_counter() - self.since
         concept = module.concept(**self.metadata)
         scores = self.score(module, concept) if self.cfg.every else {"step": module.global_step, "score": 0.0}
-        self.history.append(scores)
+        self.history.append(scores | {"seconds": round(self.seconds, 2)})
         late = [s["score"] for s in self.history if s["step"] >= min(self.cfg.start, trainer.max_steps)]
         nothing = self.best == float("-inf")
         if (late and scores["score"] > self.best) or (last and (nothing or not self.cfg.every)):
             self.best = scores["score"]
             concept.save(self.path)
+        self.since = time.perf_counter()
         return bool(late and self.cfg.patience and len(late) - 1 - late.index(max(late)) >= self.cfg.patience)
 
     @torch.no_grad()
-    def score(self, module: PerfusionModule, concept) -> dict:
+    def score(self, module: pl.LightningModule, concept) -> dict:
         prompts = list(self.cfg.prompts)
         seeds = [self.cfg.seed + i for i in range(len(prompts))]
-        named = [p.format(module.trigger) for p in prompts]
+        named = [p.format(word_of(concept)) for p in prompts]
         with module.detached() as pipe:
-            handle = load_concepts(pipe, {module.trigger: concept})
+            handle = put_on(pipe, concept)
             try:
                 with module.trainer.precision_plugin.forward_context():
                     drawn = draw(pipe, named, seeds, self.sampling)
@@ -132,7 +138,7 @@ class Selection(pl.Callback):
 
     def _logged(self) -> dict:
         """The last step's scores, where it was drawn."""
-        return {k: v for k, v in self.history[-1].items() if k != "step"} if self.drawn and self.history else {}
+        return {k: v for k, v in self.history[-1].items() if k not in ("step", "seconds")} if self.drawn and self.history else {}
 
     # -- going on -----------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:
@@ -142,12 +148,13 @@ class Selection(pl.Callback):
             if self.best > float("-inf")
             else None
         )
-        return {"best": self.best, "history": self.history, "file": kept}
+        return {"best": self.best, "history": self.history, "file": kept, "seconds": self.seconds}
 
     def load_state_dict(self, state: dict) -> None:
-        self.best, self.history = state["best"], state["history"]
+        self.best, self.history, self.seconds = state["best"], state["history"], state["seconds"]
         if state["file"] is not None:
-            self.path.write_bytes(bytes(state["file"].tolist()))
+            with whole(self.path) as part:
+                part.write_bytes(bytes(state["file"].tolist()))
 
 
 def _any(trainer, wanted: bool) -> bool:

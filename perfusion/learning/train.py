@@ -9,39 +9,41 @@ from pathlib import Path
 import hydra
 import pytorch_lightning as pl
 import torch
-from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from perfusion.atomic import check_place, write_json
+from perfusion.atomic import check_place, write_json, write_text
 from perfusion.config import CONF, concept_of
 from perfusion.config import check as check_keys
 from perfusion.errors import Stopped, UserError, told
 from perfusion.learning import resume
+from perfusion.learning.checkpoints import Checkpoints
 from perfusion.learning.data import ConceptData, picture_paths
 from perfusion.learning.masks import mask_path
-from perfusion.learning.models import check_covariance, check_model, covariance, load_pipeline, load_tokenizer
-from perfusion.learning.module import PerfusionModule, about
+from perfusion.learning.methods import (
+    about_run,
+    at_points,
+    module_of,
+    open_learned,
+    operating_points,
+    put_on,
+    word_of,
+)
+from perfusion.learning.models import check_covariance, check_model, load_pipeline, load_tokenizer
 from perfusion.learning.progress import Progress
 from perfusion.learning.selection import Selection
 from perfusion.method.attention import look
-from perfusion.method.concept import Concept
-from perfusion.method.covariance import Covariance
-from perfusion.method.edit import inverse_metric
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.fingerprint import hash_of
-from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import add_placeholders, single_token
 from perfusion.plots import attempt, attention_rows, grid
+from perfusion.results import forget_peak, peak_mib
 from perfusion.scorers import open_scorer
 
 log = logging.getLogger(__name__)
 SMALL = 32 * 32  # latents: above, plain products would fill the memory, which grows with the square (SD 1.5: 64 x 64)
-IN_THE_FILE = (  # settings that a concept file tells
-    "seed", "lock", "masks", "shots", "flip", "batch_size", "max_steps", "i_star_decay", "masked_prior", "i_star_gradient",
-)  # fmt: skip
-BIASES = (0.6, 0.75, 0.9)  # of the picture: more likeness, the training bias, more of the prompt
 
 
 def train(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> dict:
@@ -55,6 +57,7 @@ def train(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) 
     failed, cfg = True, check_keys("train", cfg)
     try:
         started = time.perf_counter()
+        forget_peak()
         concept = concept_of(cfg)
         check(cfg, concept)
         run = build(cfg, concept, folder)
@@ -79,17 +82,18 @@ class Run:
     """What is built before a training and read after it."""
 
     trainer: pl.Trainer
-    module: PerfusionModule
+    module: pl.LightningModule
     data: ConceptData
     selection: Selection
-    C: Covariance
+    covariance_condition: float | None
     dashboard: Logger | None  # wandb's logger, where it is chosen
 
 
 def check(cfg: DictConfig, concept: DictConfig) -> None:
     """Raises UserError for input that cannot work; no weights are loaded."""
     check_model(cfg.model, ("path", "scorer", *(["segmenter"] if cfg.masks else [])))
-    check_covariance(cfg.model, **cfg.covariance)
+    if not cfg.method.module:
+        check_covariance(cfg.model, **cfg.covariance)
     tokenizer = load_tokenizer(cfg.model)
     single_token(tokenizer, concept.super_category)
     add_placeholders(tokenizer, [concept.name])
@@ -99,7 +103,7 @@ def check(cfg: DictConfig, concept: DictConfig) -> None:
     if cfg.concept_file:
         check_place("concept_file", cfg.concept_file)
     if cfg.resume:
-        resume.check(resume.read(cfg.resume), cfg, about(concept.name, concept.super_category, cfg.lock))
+        resume.check(resume.read(cfg.resume), cfg, about_run(cfg, concept))
 
 
 def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
@@ -107,14 +111,14 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     trainer = trainer_of(cfg, folder)
     if trainer.is_global_zero:
         folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    paths = picture_paths(concept.images)[: cfg.shots]
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg, resolve=True))
+    paths = picture_paths(concept.images, tell=False)[: cfg.shots]
     data = ConceptData(paths, cfg.model.resolution, concept.super_category, cfg.model.segmenter, cfg.masks, cfg.flip)
     device = trainer.strategy.root_device
     if trainer.is_global_zero:
         log.info(
             f"learning:  {concept.name} (a {concept.super_category}) from {len(paths)} "
-            f"picture{'s' * (len(paths) > 1)} in {told(concept.images)}, on {device}"
+            f"picture{'s' * (len(paths) > 1)} in {told(paths[0].parent)}, on {device}"
         )
     if cfg.masks:
         attempt(data.show, path=folder / "masks.png")
@@ -126,25 +130,13 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     pipe = load_pipeline(cfg.model, device)
     positions = (cfg.model.resolution // pipe.vae_scale_factor) ** 2
     if pipe.device.type == "cpu" and not cfg.model.get("attention") and positions <= SMALL:
-        pipe.unet.set_attn_processor(AttnProcessor())  # the fused kernel's backward is slower than plain products there
+        for layer in denoiser_of(pipe).modules():  # the fused kernel's backward is slower than plain products there
+            if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0:
+                layer.set_processor(AttnProcessor())
     # Frozen from here on, so remembered: load_concepts asks for it at every selection.
     pipe._perfusion_base_hash = hash_of(pipe)
-    C = covariance(pipe, cfg.model, **cfg.covariance)
-    module = PerfusionModule(
-        pipe, data.encode(pipe.vae), concept.name, concept.super_category, inverse_metric(C.C, cfg.model.shrinkage),
-        beta=cfg.beta, tau=cfg.tau, lock=cfg.lock, batch_size=cfg.batch_size, i_star_decay=cfg.i_star_decay, seed=cfg.seed,
-        learning_rate=OmegaConf.to_container(cfg.model.learning_rate), masked_prior=cfg.masked_prior,
-        i_star_gradient=cfg.i_star_gradient,
-    )  # fmt: skip
+    module, metadata, condition = module_of(cfg, pipe, data.encode(pipe.vae), concept)
     settings = OmegaConf.to_container(cfg, resolve=True)
-    metadata = {
-        "base_id": cfg.model.id,
-        "base_hash": pipe._perfusion_base_hash,
-        "covariance_hash": C.hash,
-        "shrinkage": cfg.model.shrinkage,
-        "licence": cfg.model.licence,
-        "config": {name: settings[name] for name in IN_THE_FILE},
-    }
     file = folder / "concept.safetensors"
     selection = Selection(cfg.selection, Sampling.of(cfg.model), scorer, data.pictures, metadata, file)
     trainer.callbacks.append(selection)
@@ -157,7 +149,7 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
         checkpoint = resume.read(cfg.resume)
         resume.check(checkpoint, cfg, module.about())
         resume.check_tensors(checkpoint, cfg, module.state_dict())
-    return Run(trainer, module, data, selection, C, dashboard)
+    return Run(trainer, module, data, selection, condition, dashboard)
 
 
 def fit(run: Run, cfg: DictConfig) -> None:
@@ -184,25 +176,26 @@ def finish(run: Run, cfg: DictConfig, name: str, seconds: float, folder: Path) -
     Returns what result.json holds. Raises UserError, at the very end, where concept_file could not be written.
     """
     file, pipe = run.selection.path, run.module.pipe
-    concept, failure = Concept.load(file), None
+    concept, failure = open_learned(cfg.method, file), None
     if cfg.concept_file:
         try:
             concept.save(cfg.concept_file)
         except OSError as error:
             failure = error
     result = {
-        "concept": name, "train_seconds": round(seconds, 1), "kept_step": concept.steps,
+        "concept": name, "method": cfg.method.name, "train_seconds": round(seconds, 1), "peak_mib": peak_mib(),
+        "kept_step": concept.steps,
         "trainable": sum(p.numel() for p in run.module.parameters()), "file_bytes": file.stat().st_size,
-        "covariance_condition": run.C.condition, "selection": run.selection.history,
+        "covariance_condition": run.covariance_condition, "selection": run.selection.history,
     }  # fmt: skip
     write_json(folder / "result.json", result)
     kept = file if failure or not cfg.concept_file else cfg.concept_file
     if run.selection.signal:
-        print(f"concept:  {kept}")
+        print(f"concept:   {told(kept)}")
         print(f"{name}: stopped at step {run.module.global_step} of {cfg.max_steps}, step {concept.steps} kept, {seconds:.0f} s; "
               f"to go on: resume={folder}", flush=True)  # fmt: skip
         return result
-    run.module.widened.restore()
+    run.module.detach()
     if cfg.picture:
         attempt(show, pipe, concept, run.data, cfg, path=folder / "picture.png")
     if cfg.attention:
@@ -231,7 +224,7 @@ def trainer_of(cfg: DictConfig, folder: Path) -> pl.Trainer:
         return pl.Trainer(
             **OmegaConf.to_container(cfg.trainer, resolve=True), max_steps=cfg.max_steps, logger=loggers_of(cfg.logger, folder),
             callbacks=callbacks, default_root_dir=folder, enable_model_summary=False,
-            log_every_n_steps=min(5, micro_batches), enable_checkpointing=False,
+            log_every_n_steps=min(5, micro_batches), enable_checkpointing=False, plugins=[Checkpoints()],
         )  # fmt: skip
     except UserError:
         raise
@@ -257,10 +250,10 @@ def loggers_of(logger: DictConfig, folder: Path) -> list:
 
 
 @torch.no_grad()
-def show_attention(pipe, concept: Concept, cfg: DictConfig, path: Path) -> None:
+def show_attention(pipe, concept, cfg: DictConfig, path: Path) -> None:
     """Where the words of the selection's first four prompts are looked at."""
-    prompts = [p.format(concept.trigger) for p in cfg.selection.prompts[:4]]
-    handle = load_concepts(pipe, {concept.trigger: concept})
+    prompts = [p.format(word_of(concept)) for p in cfg.selection.prompts[:4]]
+    handle = put_on(pipe, concept)
     try:
         looked = look(pipe, prompts, [cfg.selection.seed + i for i in range(len(prompts))], Sampling.of(cfg.model))
     finally:
@@ -269,22 +262,21 @@ def show_attention(pipe, concept: Concept, cfg: DictConfig, path: Path) -> None:
 
 
 @torch.no_grad()
-def show(pipe, concept: Concept, data: ConceptData, cfg: DictConfig, path: Path) -> None:
-    """The photos, the base model's idea of the word, the concept in the selection's prompts at three biases."""
+def show(pipe, concept, data: ConceptData, cfg: DictConfig, path: Path) -> None:
+    """The photos, the base model's idea of the word, the concept in the selection's prompts at three strengths."""
     prompts = list(cfg.selection.prompts)
     seeds = [cfg.selection.seed + i for i in range(len(prompts))]
-    word, trigger = concept.super_category, concept.trigger
+    word, named = concept.super_category, [p.format(word_of(concept)) for p in prompts]
     sampling = Sampling.of(cfg.model)
     base = draw(pipe, [p.format(word) for p in prompts], seeds, sampling)
     rows = [("photos", [("", p) for p in data.pictures[: len(prompts)]]),
             ("base model", [(p.format(word), i) for p, i in zip(prompts, base)])]  # fmt: skip
-    handle = load_concepts(pipe, {trigger: concept})
+    handle = put_on(pipe, concept)
     try:
-        for beta in BIASES:
-            with handle.gate(beta=beta):
-                named = [p.format(trigger) for p in prompts]
+        for label, point in operating_points(cfg.method.strength):
+            with at_points(handle, [point] * len(prompts)):
                 drawn = draw(pipe, named, seeds, sampling)
-            rows.append((f"{trigger}\nbias {beta}", [(p.format(trigger), i) for p, i in zip(prompts, drawn)]))
+            rows.append((f"{concept.trigger}\n{label}", list(zip(named, drawn))))
     finally:
         handle.unload()
     grid(rows, path)

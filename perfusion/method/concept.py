@@ -7,6 +7,7 @@ not stored: it is W_K . text.super_encoding(...), a function of the base model a
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from perfusion.atomic import whole
+from perfusion.atomic import write_tensors
 from perfusion.errors import UserError
 from perfusion.method.hub import fetch
 
@@ -70,7 +71,6 @@ class Concept:
     def save(self, path: str | os.PathLike) -> None:
         """Write the file at once or not at all. Raises UserError for values that float16 cannot hold."""
         import torch
-        from safetensors.torch import save_file
 
         # r does not see the scale of C^-1 i*, float16 does: bring its largest entry to 1.
         key = self.c_inv_i_star / self.c_inv_i_star.abs().max()
@@ -91,18 +91,19 @@ class Concept:
                 )
         # Layer names and the configuration are long and repetitive: packed, they are a few hundred bytes.
         details = {"layers": {name: len(o) for name, o in self.o_star_v.items()}, "config": self.config}
+        details = json.loads(json.dumps(details))  # as it is read back
+        metadata = {name: str(getattr(self, name)) for name in (*TEXTS, *NUMBERS)}
+        details["sum"] = _sum({name: t.numpy() for name, t in tensors.items()}, metadata, details)
         packed = zlib.compress(json.dumps(details, separators=(",", ":")).encode(), 9)
-        metadata = {"version": FORMAT_VERSION, "details": base64.b85encode(packed).decode()}
-        metadata |= {name: str(getattr(self, name)) for name in (*TEXTS, *NUMBERS)}
-        with whole(path) as part:
-            save_file(tensors, part, metadata)
+        metadata |= {"version": FORMAT_VERSION, "details": base64.b85encode(packed).decode()}
+        write_tensors(path, tensors, metadata)
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Concept:
-        """Read a file, values in float32; raises as `read_file` does."""
+    def load(cls, path: str | os.PathLike, **hub) -> Concept:
+        """Read a file, values in float32; hub: options of hub.fetch. Raises as `read_file` does."""
         import torch
 
-        file = read_file(path)
+        file = read_file(path, **hub)
         tensors = {name: torch.from_numpy(values).float() for name, values in file.arrays.items()}
         split = lambda o: dict(zip(file.layers, o.split(list(file.layers.values()))))
         return cls(
@@ -135,12 +136,12 @@ class ConceptFile:
     arrays: dict[str, np.ndarray]
 
 
-def read_file(path: str | os.PathLike) -> ConceptFile:
-    """Read and check a concept file, hf://user/repo[/file] being fetched first; no model library is imported.
+def read_file(path: str | os.PathLike, **hub) -> ConceptFile:
+    """Read and check a concept file, user/repo or hf://user/repo[/file] being fetched first; no model library is imported.
 
     Raises UserError, naming both sides, for all but a whole, valid concept.
     """
-    path = fetch(path)
+    path = fetch(path, **hub)
     if not path.is_file():
         raise UserError(f"concept file {path} does not exist; give the path of a saved .safetensors concept.")
     try:
@@ -164,8 +165,8 @@ def read_file(path: str | os.PathLike) -> ConceptFile:
         details = json.loads(zlib.decompress(base64.b85decode(metadata["details"])))
         numbers = {name: kind(metadata[name]) for name, kind in NUMBERS.items()}
         layers = {str(name): int(width) for name, width in details["layers"].items()}
-        config = details["config"]
-    except (ValueError, KeyError, TypeError, AttributeError, zlib.error) as error:
+        config, expected = details["config"], details.pop("sum", None)  # older files have none
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
         raise UserError(
             f"{path} has unreadable metadata ({error}); the file is damaged: save or fetch it again."
         ) from error
@@ -188,7 +189,17 @@ def read_file(path: str | os.PathLike) -> ConceptFile:
                 f"{path} has {name} with values that are not finite; only finite ones are allowed: save or fetch it again."
             )
     _check_training(metadata["lock"], numbers["beta"], numbers["tau"])
+    if expected not in (None, _sum(arrays, {name: metadata[name] for name in (*TEXTS, *NUMBERS)}, details)):
+        raise UserError(f"{path} is not as it was written (its sum is another); it is damaged: save or fetch it again.")
     return ConceptFile(path, {name: metadata[name] for name in TEXTS} | numbers, layers, config, arrays)
+
+
+def _sum(arrays: dict[str, np.ndarray], metadata: dict[str, str], details: dict) -> str:
+    """A digest of all that a file holds, so that no number changes unseen."""
+    digest = hashlib.sha256(json.dumps([sorted(metadata.items()), details], sort_keys=True).encode())
+    for name, values in sorted(arrays.items()):
+        digest.update(f"{name} {values.dtype} {values.shape} ".encode() + values.tobytes())
+    return digest.hexdigest()[:8]
 
 
 def _check_training(lock: str, beta: float, tau: float) -> None:

@@ -14,11 +14,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from perfusion.atomic import whole
+from perfusion.atomic import write_tensors
 from perfusion.errors import UserError, install
 from perfusion.method.fingerprint import tensors_hash
 
@@ -46,7 +45,7 @@ class Covariance:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the file at once or not at all."""
-        _write(Path(path), {"C": self.C}, {"count": str(self.count), "hash": self.hash, "encoder": self.encoder})
+        _write(Path(path), self.C, {"count": str(self.count), "hash": self.hash, "encoder": self.encoder})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Covariance":
@@ -62,15 +61,15 @@ class Covariance:
                 f"{PUBLISHED} for SD 1.5's published one, or null to have it measured."
             )
         try:
-            with safe_open(path, framework="pt") as file:
-                C, metadata = file.get_tensor("C").double(), file.metadata() or {}
-        except SafetensorError as error:
+            C, metadata = _read(Path(path))
+            C, count = C.double(), int(metadata.get("count", 0))
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"covariance.file={path} is not a covariance ({error}); give a file that `perfusion covariance` wrote."
             ) from error
         _check(C, path)
         hash = metadata.get("hash") or tensors_hash([C])
-        return cls(C, int(metadata.get("count", 0)), hash, metadata.get("encoder", ""))
+        return cls(C, count, hash, metadata.get("encoder", ""))
 
     def check_encoder(self, text_encoder, where: str) -> None:
         """Raises UserError where this C is of other encodings than the text encoder's."""
@@ -111,7 +110,7 @@ def published() -> Covariance:
 
 
 def _check(C: Tensor, path) -> None:
-    square = C.dim() == 2 and C.shape[0] == C.shape[1]
+    square = C.dim() == 2 and C.shape[0] == C.shape[1] > 0
     if not square or not torch.isfinite(C).all() or (C - C.T).abs().max() > 1e-6 * C.abs().max():
         raise UserError(
             f"covariance.file={path} holds a {' x '.join(map(str, C.shape))} tensor; a finite, square, symmetric one "
@@ -119,20 +118,42 @@ def _check(C: Tensor, path) -> None:
         )
 
 
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    with whole(path) as part:
-        save_file({name: t.contiguous() for name, t in tensors.items()}, part, metadata)
+def _write(path: Path, C: Tensor, metadata: dict[str, str]) -> None:
+    write_tensors(path, {"C": C}, metadata | {"sum": _sum(C, metadata)})
 
 
-def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str) -> Tensor:
+def _read(path: Path) -> tuple[Tensor, dict[str, str]]:
+    """C and the metadata of `_write`. Raises ValueError, with the reason, for anything else; older files have no sum."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if list(file.keys()) != ["C"]:
+                raise ValueError(f"it holds {sorted(file.keys())}, not C alone")
+            C = file.get_tensor("C")
+    except (SafetensorError, TypeError, AttributeError) as error:  # of a kind of number that torch has not
+        raise ValueError(" ".join(str(error).split())) from error
+    expected = metadata.pop("sum", None)
+    if not C.is_floating_point() or expected not in (None, _sum(C, metadata)):
+        raise ValueError("it is damaged: its sum is another")
+    return C, metadata
+
+
+def _sum(C: Tensor, metadata: dict[str, str]) -> str:
+    """A digest of all that a file holds, so that no number changes unseen."""
+    values = C.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return hashlib.sha256(f"{C.dtype} {tuple(C.shape)} {sorted(metadata.items())} ".encode() + values).hexdigest()[:16]
+
+
+def token_mask(ids: Tensor, attention_mask: Tensor, tokens: str, tokenizer) -> Tensor:
     """Which tokens enter C, bool [B, T]: "valid" (BOS to EOS), "content" (those between) or "all" (padding too)."""
     if tokens == "all":
         return torch.ones_like(ids, dtype=torch.bool)
     valid = attention_mask.bool()
-    if tokens == "content":
-        length = valid.sum(1, keepdim=True)
+    if tokens == "content":  # T5 has no BOS, Gemma writes no EOS
         position = torch.arange(ids.shape[1], device=ids.device)
-        return (position > 0) & (position < length - 1)
+        first, last = position == 0, position == valid.sum(1, keepdim=True) - 1
+        ends = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None]
+        return valid & ~((first | last) & torch.isin(ids, torch.tensor(ends, device=ids.device)))
     return valid
 
 
@@ -195,23 +216,25 @@ def second_moment(
     for chunk in _batched(stream, save_every * batch_size):
         for caption in chunk:
             digest.update(f"{caption}\n".encode())
-        # The attention is causal, so padding never changes what comes before it: pad only as far as is needed.
+        # The attention is causal or masked, so padding never changes what comes before it: pad only as far as is needed.
         # Captions of like length share a batch.
         for part in _batched(iter(sorted(chunk, key=len)), batch_size):
-            batch = tokenizer(
-                part,
-                padding="max_length" if tokens == "all" else "longest",
-                max_length=limit,
-                truncation=True,
-                return_tensors="pt",
-            ).to(device)
-            e = text_encoder(batch.input_ids)[0]
-            e = e[token_mask(batch.input_ids, batch.attention_mask, tokens)].double()
+            padding = "max_length" if tokens == "all" else "longest"
+            if hasattr(text_encoder, "tokenize"):  # prepares prompts itself (text_encoders.Captioned)
+                whole = text_encoder.tokenize(tokenizer, part, padding).to(device)
+                e, ids = text_encoder(whole)[0], text_encoder.kept(whole)
+                mask = ids != tokenizer.pad_token_id
+            else:
+                batch = tokenizer(
+                    part, padding=padding, max_length=limit, truncation=True, return_tensors="pt"
+                ).to(device)
+                e, ids, mask = text_encoder(batch.input_ids)[0], batch.input_ids, batch.attention_mask
+            e = e[token_mask(ids, mask, tokens, tokenizer)].double()
             C, count = C + e.T @ e, count + len(e)
             bar.update(len(part))
         seen += len(chunk)
         if state:
-            _write(Path(state), {"C": C.cpu()}, {"count": str(count), "seen": str(seen), "digest": digest.hexdigest()})
+            _write(Path(state), C.cpu(), {"count": str(count), "seen": str(seen), "digest": digest.hexdigest()})
     bar.close()
     if not count:
         raise UserError("captions is empty; at least one caption is needed, and about 100,000 for a good C.")
@@ -230,9 +253,11 @@ def _batched(stream: Iterator[str], size: int) -> Iterator[list[str]]:
 
 def _resume(state: Path, stream, digest) -> tuple[Tensor, int, int]:
     """The running sum [d, d], its tokens and its captions; moves `stream` and `digest` past these captions."""
-    with safe_open(state, framework="pt") as file:
-        C, metadata = file.get_tensor("C"), file.metadata()
-    count, seen = int(metadata["count"]), int(metadata["seen"])
+    try:
+        C, metadata = _read(state)
+        count, seen = int(metadata["count"]), int(metadata["seen"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{state} is not the state of a measurement ({error}); delete it to start anew.") from error
     for caption in islice(stream, seen):
         digest.update(f"{caption}\n".encode())
     if digest.hexdigest() != metadata["digest"]:

@@ -5,9 +5,11 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.layers import cross_attentions
 from perfusion.method.memo import remembered
-from perfusion.method.text_encoders import text_encoder_of
+from perfusion.method.text import towers
+from perfusion.method.text_encoders import base_size, text_encoder_of, tokenizers_of
 
 
 def tensors_hash(tensors: Iterable[Tensor]) -> str:
@@ -22,16 +24,24 @@ def tensors_hash(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()[:32]
 
 
-def base_hash(text_encoder: nn.Module, denoiser: nn.Module) -> str:
-    """Hash of what a concept depends on: the text encoder's weights and every cross-attention's W_K and W_V.
+def base_hash(text_encoder: nn.Module, denoiser: nn.Module, tokens: list[int] | None = None) -> str:
+    """Hash of what a concept depends on: the text encoder's weights (of a transformer's caption projection too, which
+    text_encoder_of puts behind it) and every cross-attention's W_K and W_V.
 
-    Of LoRAs that are loaded beside it a concept does not depend: they are left out."""
-    return tensors_hash(base_weights(text_encoder, denoiser))
+    Of LoRAs that are loaded beside it a concept does not depend: they are left out. tokens: how many the base model has,
+    of each text encoder; embeddings of more, which a textual inversion adds, are left out too. None: all are the base's."""
+    return tensors_hash(base_weights(text_encoder, denoiser, tokens))
 
 
-def base_weights(text_encoder: nn.Module, denoiser: nn.Module) -> list[Tensor]:
+def base_weights(text_encoder: nn.Module, denoiser: nn.Module, tokens: list[int] | None = None) -> list[Tensor]:
     layers = cross_attentions(denoiser).values()
-    text = [w for name, w in text_encoder.state_dict().items() if "lora_" not in name]
+    embeddings = [tower.get_input_embeddings().weight for tower in towers(text_encoder)]
+    count = {id(w): n for w, n in zip(embeddings, tokens or [len(w) for w in embeddings], strict=True)}
+    text = [
+        w[: count[id(w)]] if id(w) in count else w
+        for name, w in text_encoder.state_dict(keep_vars=True).items()
+        if "lora_" not in name
+    ]
     return [*text, *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))]
 
 
@@ -39,5 +49,10 @@ def hash_of(pipe) -> str:
     """`base_hash` of a pipeline, computed once for as long as its weights stay (or of those before a cast)."""
     if hasattr(pipe, "_perfusion_base_hash"):
         return pipe._perfusion_base_hash
-    parts = text_encoder_of(pipe), pipe.unet
+    text_encoder = text_encoder_of(pipe)
+    tokens = []
+    for tower, tokenizer in zip(towers(text_encoder), tokenizers_of(pipe).values(), strict=True):
+        rows, size = len(tower.get_input_embeddings().weight), base_size(tokenizer)
+        tokens.append(size if size < len(tokenizer) else rows)  # some matrices have more rows than tokens, rounded up
+    parts = text_encoder, denoiser_of(pipe), tokens
     return remembered(pipe, "hash", base_weights(*parts), lambda: base_hash(*parts))

@@ -2,11 +2,10 @@
 
 A widened layer is the linear map [W, o*_1..J, W i*_1..J] on encodings with 2J extra columns (edit.augment). It knows no
 prompt, no gate and no concept: those are in the columns, so samples of one batch may differ in all of them. Any diffusers
-denoiser whose cross-attentions are `Attention` modules will do: the UNets, and transformers such as PixArt's.
+denoiser whose cross-attentions are `Attention` modules will do: the UNets, and transformers such as PixArt's and Sana's.
 """
 
 import weakref
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from perfusion.errors import UserError
+from perfusion.method.caption_projection import WidenedCaptions, caption_projection
 
 
 def plain(model: nn.Module) -> nn.Module:
@@ -48,7 +48,8 @@ def cross_attentions(model: nn.Module) -> dict[str, Attention]:
     }
     if not attentions:
         raise UserError(
-            f"model={type(model).__name__} has no cross-attention; a text-conditioned diffusers model is needed."
+            f"model={type(model).__name__} has no cross-attention; a diffusers model that reads its text through one is needed "
+            "(Stable Diffusion 1, 2 and XL, PixArt, Sana; Stable Diffusion 3 and Flux attend to text and picture jointly)."
         )
     for name, attention in attentions.items():
         if attention.norm_cross is not None or attention.fused_projections:
@@ -75,11 +76,15 @@ class WidenedLinear(nn.Module):
     a LoRA on it is kept whole, and W is what it computes.
     i_star [J, d]; o_star [J, out_features], a Parameter where it is trained; part "k" or "v".
 
-    The input is [B, T, d + 2J], or twice as wide: one encoding for V followed by one for K (the global lock).
+    The input is [B, T, d + 2J], or twice as wide: one encoding for V followed by one for K (the global lock). Behind a
+    caption projection it is [B, T, d], and `captions` has the rest.
     """
 
-    def __init__(self, base: nn.Linear, i_star: Tensor, o_star: Tensor, part: str):
+    def __init__(
+        self, base: nn.Linear, i_star: Tensor, o_star: Tensor, part: str, captions: WidenedCaptions | None = None
+    ):
         super().__init__()
+        self.captions = (captions,)  # in a tuple, as it is the model's own and not this layer's
         self.in_features, self.out_features, self.part = base.in_features, base.out_features, part
         if isinstance(base, nn.Linear):
             self.weight, self.bias, self.base = base.weight, base.bias, None
@@ -95,9 +100,10 @@ class WidenedLinear(nn.Module):
 
     def forget(self) -> None:
         """Drop the stored output."""
-        self._seen: Callable[[], Tensor | None] = lambda: None
-        self._key: list | None = None
-        self._output: Tensor | None = None
+        self._kept: tuple | None = None
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_kept": None}  # of a copy, or in a file: it belongs to a tensor of this process
 
     def project(self, x: Tensor) -> Tensor:
         """The linear map itself, on [..., d + 2J]."""
@@ -111,6 +117,9 @@ class WidenedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         width = self.in_features + 2 * len(self.i_star)
+        source = x  # what tells one prompt from another
+        if (captions := self.captions[0]) is not None:
+            source, x = captions.read(x, self.part)
         if x.shape[-1] not in (width, 2 * width):
             raise UserError(
                 f"encodings are {x.shape[-1]} wide, but {len(self.i_star)} concept(s) are loaded, which need "
@@ -121,16 +130,16 @@ class WidenedLinear(nn.Module):
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             return self.project(self.slice(x, width))
         tensors = [*self.parameters(), *self.buffers()]
-        if any(t.is_inference() for t in (x, *tensors)):
+        if any(t.is_inference() for t in (source, *tensors)):
             return self.project(self.slice(x, width))
-        key: list = [(t.data_ptr(), t._version) for t in tensors] + [x._version, torch.is_autocast_enabled(x.device.type)]
+        key: list = [(t.data_ptr(), t._version) for t in tensors] + [source._version, torch.is_autocast_enabled(x.device.type)]
         if self.base is not None and _is_lora(self.base):
             lora = self.base
             key += [lora.disable_adapters, *lora.active_adapters, *lora.merged_adapters, *lora.scaling.items()]
-        if self._seen() is not x or self._key != key:
-            self._output = self.project(self.slice(x, width))
-            self._seen, self._key = weakref.ref(x), key
-        return self._output
+        kept = self._kept  # read and written at once, as several threads may draw
+        if kept is None or kept[0]() is not source or kept[1] != key:
+            self._kept = kept = weakref.ref(source), key, self.project(self.slice(x, width))
+        return kept[2]
 
     def slice(self, x: Tensor, width: int) -> Tensor:
         """The layer's part of the input: V reads the first encoding, K the last (they may be the same)."""
@@ -163,7 +172,7 @@ class Swap:
     owner: nn.Module
     name: str
     own: nn.Module
-    substitute: nn.Module | None
+    substitute: nn.Module
 
     def install(self) -> None:
         setattr(self.owner, self.name, self.substitute)
@@ -196,15 +205,16 @@ class Widened:
         if any(isinstance(a.to_k, WidenedLinear) for a in attentions.values()):
             raise UserError("the model is widened already; restore it (handle.unload()) first.")
         self.swaps, self.layers = [], []
+        captions = None
+        if parts := caption_projection(model):
+            captions = WidenedCaptions(parts, len(i_star))
+            self.swaps.append(Swap(model, "caption_projection", parts[0], captions))
         for name, attention in attentions.items():
             for part, o_star in (("k", o_star_k), ("v", o_star_v)):
                 base = getattr(attention, f"to_{part}")
-                layer = WidenedLinear(base, i_star, o_star[name], part).to(base.weight.device)
+                layer = WidenedLinear(base, i_star, o_star[name], part, captions).to(base.weight.device)
                 self.swaps.append(Swap(attention, f"to_{part}", base, layer))
                 self.layers.append((name, layer))
-        if getattr(model, "caption_projection", None) is not None:
-            # A transformer that projects the encodings of each step anew takes them projected: see project_captions.
-            self.swaps.append(Swap(model, "caption_projection", model.caption_projection, None))
         self._install()
 
     def _install(self) -> None:
@@ -228,11 +238,6 @@ class Widened:
         """Write a new i* [J, d] into every layer (training moves it once per optimiser step)."""
         for _, layer in self.layers:
             layer.i_star.copy_(i_star)
-
-    def project_captions(self, e: Tensor) -> Tensor:
-        """Encodings as the cross-attentions see them: through the model's caption projection, if it has one (PixArt)."""
-        projection = next((swap.own for swap in self.swaps if swap.name == "caption_projection"), None)
-        return e if projection is None else projection(e)
 
     @contextmanager
     def i_star_as(self, i_star: Tensor):

@@ -1,5 +1,6 @@
 """Draw prompts through the pipeline: one generator an image, so that a picture does not depend on its batch."""
 
+import inspect
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,9 @@ def draw(
 ) -> list[Image.Image]:
     """One picture a prompt; the same prompt and seed give the same picture in any batch."""
     pictures = []
+    # PixArt's and Sana's would draw at another size, and scale the picture.
+    binned = "use_resolution_binning" in inspect.signature(type(pipe).__call__).parameters
+    exact = {"use_resolution_binning": False} if binned else {}
     for start in range(0, len(prompts), sampling.batch):
         part = slice(start, start + sampling.batch)
         pictures += pipe(
@@ -39,5 +43,6 @@ def draw(
             guidance_scale=sampling.guidance,
             height=sampling.resolution,
             width=sampling.resolution,
+            **exact,
         ).images
     return pictures

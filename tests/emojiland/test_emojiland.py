@@ -11,7 +11,17 @@ from perfusion.emojiland.captions import captions
 from perfusion.emojiland.pretraining import Pretraining
 from perfusion.emojiland.scenes import Facts, describe, draw, sample_facts, scene
 from perfusion.emojiland.sprites import artists_of, drawings, sprites
-from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, CLASSES, COLORS, FINAL, HELD_OUT, LEFT_OUT, MIRRORED, PLACES
+from perfusion.emojiland.vocabulary import (
+    ACCESSORIES,
+    ARTISTS,
+    CLASSES,
+    COLORS,
+    FINAL,
+    HELD_OUT,
+    LEFT_OUT,
+    MIRRORED,
+    PLACES,
+)
 
 
 def test_size_of_the_world():

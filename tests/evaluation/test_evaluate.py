@@ -214,6 +214,10 @@ def test_drift_is_zero_as_loaded_and_not_when_always_on(cfg, emojiland, teddy):
 def test_results_of_another_format_are_refused(tmp_path):
     write_result(tmp_path / "result.json", {"rows": {}})
     assert read_result(tmp_path / "result.json") == {"format": FORMAT, "rows": {}}
+    written = (tmp_path / "result.json").read_text()
+    (tmp_path / "result.json").write_text(written.replace('"rows": {}', '"rows": {"text": [1]}'))
+    with pytest.raises(UserError, match="is not as it was written"):
+        read_result(tmp_path / "result.json")
     (tmp_path / "result.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(UserError, match="has result format 99, this program reads 1"):
         read_result(tmp_path / "result.json")

@@ -5,52 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
+from helpers_pictures import GREY, RED, data, photo, save_box_mask
 from PIL import Image, ImageDraw, ImageOps
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2.functional import pil_to_tensor
-from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessor
+from transformers import CLIPSegConfig
 
 from perfusion.errors import UserError
-from perfusion.learning.data import ConceptData, picture_paths
+from perfusion.learning.data import picture_paths
 from perfusion.learning.masks import _mean_over_views, mask_path, segment, square_box
-
-RED, GREY = (220, 30, 30), (128, 128, 128)
-
-
-@pytest.fixture(scope="session")
-def segmenter(tmp_path_factory):
-    """A CLIPSeg folder, tiny, with random weights."""
-    torch.manual_seed(0)
-    folder, tokenizer = tmp_path_factory.mktemp("clipseg"), tiny_tokenizer(8)
-    common = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    ids = {f"{n}_token_id": getattr(tokenizer, f"{n}_token_id") for n in ("bos", "eos", "pad")}
-    config = CLIPSegConfig(
-        text_config=common | ids | {"vocab_size": len(tokenizer), "max_position_embeddings": 8},
-        vision_config=common | {"image_size": 32, "patch_size": 8},
-        projection_dim=16, extract_layers=[0, 1], reduce_dim=16, conditional_layer=0, decoder_num_attention_heads=2,
-    )  # fmt: skip
-    CLIPSegForImageSegmentation(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return str(folder)
-
-
-def photo(size=(40, 24), box=(28, 6, 38, 16)) -> Image.Image:
-    """A red box on grey."""
-    picture = Image.new("RGB", size, GREY)
-    ImageDraw.Draw(picture).rectangle((*box[:2], box[2] - 1, box[3] - 1), RED)
-    return picture
-
-
-def data(folder: Path, masks: str | None = "clipseg", segmenter: str = "", flip=False) -> ConceptData:
-    return ConceptData(picture_paths(folder), 16, "teddy", segmenter, masks, flip)
-
-
-def save_box_mask(image: Path, size, box) -> None:
-    mask = Image.new("L", size)
-    ImageDraw.Draw(mask).rectangle((*box[:2], box[2] - 1, box[3] - 1), 255)
-    mask.save(mask_path(image))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "JPEG"])
@@ -108,7 +71,9 @@ def test_alpha_is_the_mask(tmp_path, kind, mode):
 
 
 def test_half_transparent_is_lighter_and_a_soft_mask(tmp_path):
-    Image.new("RGBA", (8, 8), (0, 0, 0, 128)).save(tmp_path / "a.png")
+    picture = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
+    picture.putpixel((0, 0), (0, 0, 0, 255))
+    picture.save(tmp_path / "a.png")
     d = data(tmp_path)
     assert d.pictures[0].getpixel((3, 3)) == (127, 127, 127) and d.masks[0].getpixel((3, 3)) == 128
 
@@ -116,7 +81,7 @@ def test_half_transparent_is_lighter_and_a_soft_mask(tmp_path):
 def test_clipseg_masks_are_soft_normalised_saved_and_editable(tmp_path, segmenter):
     photo().save(tmp_path / "a.png")
     photo((24, 32), (2, 2, 10, 10)).save(tmp_path / "b.jpg")
-    Image.new("RGBA", (16, 16), (10, 20, 30, 255)).save(tmp_path / "c.png")  # opaque: its alpha says nothing
+    photo((16, 16), (2, 2, 9, 9)).convert("RGBA").save(tmp_path / "c.png")  # opaque: its alpha says nothing
     data(tmp_path, segmenter=segmenter)
     saved = {n: Image.open(tmp_path / f"{n}.mask.png") for n in "abc"}
     assert [saved[n].size for n in "abc"] == [(40, 24), (24, 32), (16, 16)]
@@ -153,7 +118,11 @@ def test_square_pictures_give_the_latents_they_always_gave(pipe, tmp_path):
     assert torch.equal(found.masks, m)
 
 
-def test_refused(tmp_path, segmenter):
+def no_space(*args):
+    raise OSError(28, "No space left on device")
+
+
+def test_refused(tmp_path, segmenter, monkeypatch):
     Image.new("RGBA", (8, 8), (1, 2, 3, 0)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match="a.png is transparent throughout"):
         data(tmp_path)
@@ -164,9 +133,10 @@ def test_refused(tmp_path, segmenter):
     with pytest.raises(UserError, match="a.jpg and a.png would share the mask a.mask.png"):
         data(tmp_path, segmenter=segmenter)
     (tmp_path / "a.jpg").unlink()
-    mask_path(tmp_path / "a.png").with_suffix(".part").mkdir()  # stands in for a folder one cannot write to
-    with pytest.raises(UserError, match="a.mask.png cannot be written"):
+    monkeypatch.setattr("os.replace", no_space)
+    with pytest.raises(UserError, match="a.mask.png cannot be written .*No space left.*masks are kept beside"):
         data(tmp_path, segmenter=segmenter)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_masks_are_the_mean_over_views_moved_back():

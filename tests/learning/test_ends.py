@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import open_clip_folder
+from helpers_emojiland import QUICK
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -227,3 +228,11 @@ def test_one_picture_a_list_and_more_shots_than_there_are(learn, base):
     assert learn(concept__images=[str(photos / "1.png"), str(photos / "0.png")], shots=2, max_steps=1)["kept_step"] == 1
     with pytest.raises(UserError, match="shots=99 is more than the 2 pictures"):
         learn(shots=99)
+
+
+def test_the_command_exits_as_the_signal_asks(perfusion_here, monkeypatch, capsys):
+    at_batch(monkeypatch, 0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as stop:
+        perfusion_here("train", *QUICK, "hydra.run.dir=run", "max_steps=50")
+    assert stop.value.code == 143 and "stopped at step 1 of 50" in capsys.readouterr().out
+    assert Concept.load("run/concept.safetensors").steps == 1

@@ -11,13 +11,14 @@ import pytest
 import torch
 from conftest import without_weights
 from helpers import open_clip_folder, sd21, sdxl, tokenizers
+from helpers_denoisers import pixart, sana
 from omegaconf import OmegaConf
 from PIL import Image
 
 from perfusion.commands.generate import generate
 from perfusion.config import CONF, preset, trainer_for
 from perfusion.errors import UserError
-from perfusion.learning.models import check_model, load_pipeline, load_tokenizer
+from perfusion.learning.models import check_model, encodings_width, load_pipeline, load_tokenizer
 from perfusion.learning.train import train
 from perfusion.method.concept import Concept
 from perfusion.method.fingerprint import base_hash
@@ -29,11 +30,15 @@ def compose(app="train", *overrides):
         return hydra.compose(app, list(overrides))
 
 
-@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl"])
+@pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "pixart", "sana"])
 def test_defaults_of_the_paper(name):
     model = compose("train", f"model={name}").model
-    assert model.learning_rate == {"o_star": 0.03, "embedding": 0.006, "relative": False}
-    assert (model.steps, model.guidance, model.shrinkage) == (50, 6.0, 0)
+    if name in ("pixart", "sana"):  # their own steps, and rates relative to their own numbers
+        assert model.learning_rate.relative and (model.steps, model.guidance) == (20, 4.5)
+    else:
+        assert model.learning_rate == {"o_star": 0.03, "embedding": 0.006, "relative": False}
+        assert (model.steps, model.guidance) == (50, 6.0)
+    assert model.shrinkage == 0
     assert OmegaConf.to_container(model, resolve=True).keys() == compose("train").model.keys() | {"config", "dino"}
 
 
@@ -80,6 +85,24 @@ def test_the_scheduler_is_the_configured_one_and_keeps_the_noise_of_training():
     assert (type(own).__name__, type(other).__name__) == names
     kept = ("beta_schedule", "beta_start", "beta_end", "prediction_type", "num_train_timesteps")
     assert [own.config[k] for k in kept] == [other.config[k] for k in kept]
+
+
+def test_what_sana_does_not_take_is_one_sentence(tmp_path):
+    sana().save_pretrained(tmp_path / "pipeline")
+    given = ["model=sana", f"model.path={tmp_path / 'pipeline'}"]
+    for override, sentence in [
+        ("model.resolution=72", "72 does not work for Sana; a multiple of 32"),
+        ("model.scheduler=EulerDiscreteScheduler", "cannot draw with a flow-matching model.*DPMSolverMultistepScheduler"),
+    ]:
+        with pytest.raises(UserError, match=sentence):
+            check_model(compose("train", *given, override).model, ("path",))
+    check_model(compose("train", *given, "model.scheduler=UniPCMultistepScheduler").model, ("path",))
+    (tmp_path / "sana.safetensors").write_bytes(b"")
+    given_file = [f"model.path={tmp_path / 'sana.safetensors'}", f"model.config={tmp_path / 'pipeline'}"]
+    single = compose("train", "model=sana", *given_file).model
+    with pytest.raises(UserError, match="a single file of SanaPipeline; single files of Stable Diffusion"):
+        load_pipeline(single)
+    assert encodings_width(compose("train", *given).model) == 32
 
 
 def test_single_files_need_a_configuration_and_scorers_a_known_tag(tmp_path):
@@ -152,12 +175,13 @@ def main_job(tmp_path):
         pipe.save_pretrained(tmp_path / "pipeline")
         photos = tmp_path / "photos"
         photos.mkdir()
+        side = 32 if "Sana" in type(pipe).__name__ else 16
         for i in range(2):
-            noise = np.random.default_rng(i).integers(0, 255, (16, 16, 3), np.uint8)
+            noise = np.random.default_rng(i).integers(0, 255, (side, side, 3), np.uint8)
             Image.fromarray(noise).save(photos / f"{i}.png")
         return [
-            f"model.path={tmp_path / 'pipeline'}", "model.resolution=16", "model.steps=2", "model.draw_batch=2",
-            f"model.scorer={open_clip_folder(pipe.tokenizer, tmp_path / 'open_clip')}",
+            f"model.path={tmp_path / 'pipeline'}", f"model.resolution={side}", "model.steps=2", "model.draw_batch=2",
+            f"model.scorer={open_clip_folder(tokenizers()[1], tmp_path / 'open_clip')}",
             "model.captions=perfusion.emojiland.captions", "covariance.captions=50", "model.shrinkage=0.01",
             "concept=custom", f"concept.images={photos}", "concept.super_category=teddy", "masks=null",
             "batch_size=2", "max_steps=2", "selection.every=1",
@@ -170,11 +194,14 @@ def main_job(tmp_path):
 @pytest.mark.parametrize("name, layout, dtype, precision", [
     ("sdxl", sdxl, "float32", "32-true"),
     ("sd21", sd21, "bfloat16", "bf16-mixed"),
+    ("pixart", pixart, "float32", "32-true"),
+    ("sana", sana, "bfloat16", "bf16-mixed"),
 ])  # fmt: skip
 def test_the_main_job(main_job, monkeypatch, tmp_path, name, layout, dtype, precision):
     monkeypatch.setenv("PERFUSION_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    pipe = layout(*tokenizers()) if layout is sdxl else layout(tokenizers()[1])
+    own = () if layout in (pixart, sana) else tokenizers() if layout is sdxl else tokenizers()[1:]
+    pipe = layout(*own)
     cfg = compose("train", f"model={name}", *main_job(pipe), f"model.dtype={dtype}", f"trainer.precision={precision}",
                   "model.gradient_checkpointing=true", "trainer.accumulate_grad_batches=2")  # fmt: skip
     result = train(cfg, tmp_path / "run")

@@ -143,6 +143,8 @@ def test_pictures_are_checked(here):
     done = here(*mine)
     assert done.returncode == 2 and "broken.png" in done.stderr
     Image.new("RGB", (64, 64)).save(photos / "broken.png")
+    assert "one colour throughout (black)" in here(*mine).stderr
+    Image.linear_gradient("L").resize((64, 64)).save(photos / "broken.png")
     Image.new("L", (32, 64), 255).save(photos / "broken.mask.png")
     assert "32 x 64" in here(*mine).stderr
     Image.new("L", (64, 64)).save(photos / "broken.mask.png")

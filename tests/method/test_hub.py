@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 
 from perfusion.commands.cli import main
 from perfusion.commands.concept_files import info
@@ -71,7 +72,11 @@ def test_card(saved):
     text = card(concept, "user/teddy")
     read = ModelCard(text).data
     assert read.license_name == "CC BY 4.0" and read.base_model == "someone/tiny" and "perfusion" in read.tags
-    assert 'load_concepts(pipe, {"teddy*": "hf://user/teddy"})' in text and concept.base_hash in text
+    assert 'load_concepts(pipe, {"teddy*": "user/teddy"})' in text and concept.base_hash in text
+    assert read.widget[0]["text"] == "a photo of a teddy*" and read.instance_prompt == "teddy*"
+    assert all("output" not in w for w in read.widget) and "![" not in text
+    shown = card(concept, "user/teddy", picture=True)
+    assert ModelCard(shown).data.widget[0]["output"] == {"url": "picture.png"} and "](picture.png)" in shown
     concept.base_id = "emojiland"  # not on the hub
     assert ModelCard(card(concept, "user/teddy")).data.base_model is None
 
@@ -96,7 +101,7 @@ def test_info(saved, cache, pipe, make_concept):
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The four calls a small upload makes, as the hub answers them; keeps what it is sent."""
+    """What a small upload and a download ask for, as the hub answers it; keeps what it is sent, and gives it to who may."""
 
     def answer(self, found):
         body = json.dumps(found).encode()
@@ -106,7 +111,35 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def file(self, body: bool):
+        """/user/teddy/resolve/REVISION/NAME, of a private repository."""
+        _, _, _, _, revision, name = self.path.split("/", 5)
+        self.server.asked.append(self.path)
+        if self.headers.get("Authorization") != "Bearer hf_test":
+            self.send_response(401)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+            return
+        if revision not in ("main", "v1") or name not in self.server.files:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RevisionNotFound" if revision not in ("main", "v1") else "EntryNotFound")
+            self.end_headers()
+            return
+        content = self.server.files[name]
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", COMMIT if revision == "main" else "b" * 40)
+        self.send_header("ETag", f'"{name}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def do_HEAD(self):
+        self.file(body=False)
+
     def do_GET(self):
+        if "/resolve/" in self.path:
+            return self.file(body=True)
         self.answer({"name": "user", "id": "user/teddy", "sha": COMMIT, "siblings": []})
 
     def do_POST(self):
@@ -167,6 +200,62 @@ def test_push_uploads_the_file_and_the_card(saved, hub, tmp_path, monkeypatch, c
     assert "user/teddy cannot be written" in capsys.readouterr().err and not hub.files
 
 
+def test_a_picture_is_pushed_along(saved, hub, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    (tmp_path / "notes.png").write_text("no picture")
+    for bad in ("gone.png", "notes.png"):
+        assert perfusion("push", saved, "user/teddy", "--picture", tmp_path / bad) == 2
+        assert "is not a PNG file" in capsys.readouterr().err and not hub.files
+    Image.new("RGB", (8, 8)).save(tmp_path / "drawn.png")
+    assert perfusion("push", saved, "user/teddy", "--picture", tmp_path / "drawn.png") == 0
+    assert hub.files["picture.png"] == (tmp_path / "drawn.png").read_bytes()
+    assert "url: picture.png" in hub.files["README.md"].decode()
+
+
+def test_concepts_load_as_diffusers_loaders_do(pipe, saved, hub, tmp_path, monkeypatch):
+    """A repository's name, revision, token, a file's name; and once fetched, from the cache without the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    expected, old = saved.read_bytes(), Concept.load(saved)
+    old.beta = 0.6
+    old.save(tmp_path / "old.safetensors")
+    hub.files |= {FILE: expected, "old.safetensors": (tmp_path / "old.safetensors").read_bytes()}
+    given = {"token": "hf_test", "cache_dir": tmp_path / "kept"}
+    with pytest.raises(UserError, match="user/teddy cannot be fetched"):
+        load_concepts(pipe, "user/teddy", token="hf_wrong", cache_dir=tmp_path / "kept")
+    with pytest.raises(UserError, match="cannot be fetched"):
+        load_concepts(pipe, "user/teddy", revision="v7", **given)
+    with pytest.raises(UserError, match=r"\['use_auth'\] cannot be given.*revision, token"):
+        load_concepts(pipe, "user/teddy", use_auth="hf_test")
+    with pytest.raises(UserError, match="cannot be fetched"):  # nothing is in the cache yet
+        load_concepts(pipe, "user/teddy", local_files_only=True, cache_dir=tmp_path / "kept")
+
+    def loaded(concepts, **more):
+        handle = load_concepts(pipe, concepts, **more)
+        found = handle.concepts
+        handle.unload()
+        return found
+
+    assert list(loaded("user/teddy", **given)) == ["teddy*"]
+    assert list(loaded({"bear*": "user/teddy"}, **given)) == ["bear*"]
+    assert loaded(["user/teddy"], weight_name="old.safetensors", **given)["teddy*"].beta == 0.6
+    hub.asked.clear()
+    assert loaded("user/teddy", revision="v1", **given)["teddy*"].beta == 0.75
+    assert all("/resolve/v1/" in path for path in hub.asked) and hub.asked
+    hub.asked.clear()
+    assert list(loaded("user/teddy", local_files_only=True, cache_dir=tmp_path / "kept")) == ["teddy*"] and not hub.asked
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert list(loaded("user/teddy", cache_dir=tmp_path / "kept")) == ["teddy*"] and not hub.asked
+    assert list(loaded(saved)) == list(loaded(Concept.load(saved))) == ["teddy*"]
+    with pytest.raises(UserError, match="some of them twice"):
+        load_concepts(pipe, [saved, saved])
+
+
 def test_commands(saved, tmp_path, capsys):
     assert perfusion("info", saved) == 0 and capsys.readouterr().out.strip() == info(str(saved))
     assert perfusion("export", saved, "--textual-inversion", tmp_path / "ti.safetensors") == 0
@@ -174,3 +263,5 @@ def test_commands(saved, tmp_path, capsys):
     assert perfusion("info", tmp_path / "ti.safetensors") == 2
     assert "concept format version None" in capsys.readouterr().err
     assert perfusion("export", saved) == 2 and "--textual-inversion" in capsys.readouterr().err
+    assert perfusion("export", saved, "--diffusers-lora", tmp_path / "lora.safetensors") == 2
+    assert "a sigmoid of its energy" in capsys.readouterr().err and not (tmp_path / "lora.safetensors").exists()

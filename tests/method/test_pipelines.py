@@ -27,7 +27,7 @@ from diffusers import (
     TCDScheduler,
     UniPCMultistepScheduler,
 )
-from helpers import quiet, sd21, sdxl, tokenizers
+from helpers import PICTURE, differ, draw, quiet, sd21, sdxl, tokenizers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
@@ -50,7 +50,6 @@ SCHEDULERS = [
     TCDScheduler,
     UniPCMultistepScheduler,
 ]
-PICTURE = torch.linspace(0, 1, 3 * 16 * 16).reshape(1, 3, 16, 16)
 MASK = (torch.arange(16) < 8).float().expand(1, 1, 16, 16)
 
 
@@ -92,18 +91,6 @@ def pipeline(kind: str, pipe, xl):
 @pytest.fixture
 def xl():
     return sdxl(*tokenizers())
-
-
-def draw(pipe, prompt="a teddy* on a beach", **kwargs):
-    """The latents, from one seed."""
-    own = {"strength": 0.8} if "Img2Img" in type(pipe).__name__ else {"height": 16, "width": 16}
-    options = {"num_inference_steps": 3, "output_type": "latent"} | own | kwargs
-    generator = torch.Generator().manual_seed(7)
-    return pipe(prompt, generator=generator, **options).images.float().numpy()
-
-
-def differ(a, b):
-    return np.isfinite(a).all() and not np.allclose(a, b, rtol=1e-3, atol=1e-3)
 
 
 KINDS = ["sd", "img2img", "inpaint", "controlnet", "sd21", "xl", "xl img2img", "xl inpaint", "xl controlnet"]

@@ -44,8 +44,8 @@ def test_the_whole_model_is_the_literal_formula():
     t5 = torch.randn(2, 6, 40)
     e = model.caption_projection(t5)
     beta, tau = torch.full((1, 2), 0.2), torch.full((1, 2), 0.3)
-    wide = augment(e, i_star, i_star, beta, tau)
-    gates, coefs = wide[..., 32:34], -wide[..., 34:]
+    columns = augment(e, i_star, i_star, beta, tau)[..., 32:]
+    gates, coefs, wide = columns[..., :2], -columns[..., 2:], torch.cat([t5, columns], -1)
     handles = []
     for name, attention in cross_attentions(model).items():
         for layer, o_star in ((attention.to_k, o_star_k[name]), (attention.to_v, o_star_v[name])):
@@ -55,8 +55,7 @@ def test_the_whole_model_is_the_literal_formula():
     for handle in handles:
         handle.remove()
     assert not torch.allclose(run(model, t5), expected, atol=1e-3)
-    widened = widen(model, i_star, o_star_v, o_star_k)
-    torch.testing.assert_close(widened.project_captions(t5), e)
+    widen(model, i_star, o_star_v, o_star_k)
     torch.testing.assert_close(run(model, torch.cat([wide, wide], -1)), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -66,9 +65,9 @@ def test_columns_of_zero_are_the_base_model_and_restore_is_exact():
     before, state = run(model, t5), {k: v.clone() for k, v in model.state_dict().items()}
     layers = [m for a in cross_attentions(model).values() for m in (a.to_k, a.to_v)]
     widened = widen(model, *targets(model, 3))
-    e = widened.project_captions(t5)
-    assert torch.equal(run(model, torch.nn.functional.pad(e, (0, 6))), before)
-    assert not torch.allclose(run(model, torch.cat([e, torch.rand(2, 6, 6)], -1)), before, atol=1e-3)
+    assert model.state_dict().keys() - state.keys() == set()
+    assert torch.equal(run(model, torch.nn.functional.pad(t5, (0, 6))), before)
+    assert not torch.allclose(run(model, torch.cat([t5, torch.rand(2, 6, 6)], -1)), before, atol=1e-3)
     with widened.paused():
         assert torch.equal(run(model, t5), before)
     widened.restore()
@@ -85,16 +84,38 @@ def test_keys_are_locked_and_outputs_are_kept():
     for name, o in lock_o_star_k(model, e).items():
         to_k = cross_attentions(model)[name].to_k
         torch.testing.assert_close(o, to_k(e) - to_k.bias)  # the bias is the layer's and not the concept's
-    layer = widen(model, *targets(model, 1)).layers[0][1]
-    x = torch.randn(1, 6, 34)
-    assert layer(x) is layer(x)
+    layers, x = widen(model, *targets(model, 1)).layers, torch.randn(2, 6, 2 * 42)
+    run(model, x)
+    kept = [layer._kept[2] for _, layer in layers]
+    run(model, x)
+    assert all(a is layer._kept[2] for a, (_, layer) in zip(kept, layers, strict=True))
+    run(model, x.clone())
+    assert not any(a is layer._kept[2] for a, (_, layer) in zip(kept, layers, strict=True))
+
+
+@torch.no_grad()
+def test_keys_read_the_second_part_through_the_same_projection():
+    model, t5, columns = pixart(), torch.randn(2, 6, 80), torch.rand(2, 6, 4)
+    given = targets(model, 1)
+    one = torch.cat([t5[..., :40], columns[..., :2]], -1)
+    two = torch.cat([t5[..., 40:], columns[..., 2:]], -1)
+    seen = {}
+    for name, x in {"one": one, "two": two, "both": torch.cat([one, two], -1)}.items():
+        widened = widen(model, *given)
+        run(model, x)
+        seen[name] = {(n, layer.part): layer._kept[2] for n, layer in widened.layers}
+        widened.restore()
+    for (layer, part), output in seen["both"].items():
+        assert torch.equal(output, seen["one" if part == "v" else "two"][layer, part])
 
 
 def test_training_moves_o_star_alone():
     model = pixart().requires_grad_(False)
+    own = model.caption_projection
     i_star, o_star_v, _ = targets(model, 1)
     o_star_v = {name: torch.nn.Parameter(o) for name, o in o_star_v.items()}
     widen(model, i_star, o_star_v, lock_o_star_k(model, i_star))
-    e = torch.randn(2, 6, 32, requires_grad=True)
-    run(model, augment(e, i_star, i_star, torch.tensor(0.0), torch.tensor(1.0))).square().mean().backward()
+    e = torch.randn(2, 6, 40, requires_grad=True)
+    columns = augment(own(e), i_star, i_star, torch.tensor(0.0), torch.tensor(1.0))[..., 32:]
+    run(model, torch.cat([e, columns], -1)).square().mean().backward()
     assert e.grad.abs().sum() > 0 and all(o.grad.abs().sum() > 0 for o in o_star_v.values())

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import tiny_tokenizer
 from diffusers import UNet2DConditionModel
 from helpers import close, fit, frozen, latents, loss_of, module_of, sd21, sdxl, tokenizers
 from PIL import Image
@@ -129,8 +130,13 @@ def test_training(request, layout, tmp_path):
 def test_sdxl_is_told_the_pooled_embedding_and_the_size(xl, tmp_path):
     """The very conditions that the pipeline gives for a square picture of the training resolution."""
     module = module_of(xl, data(xl, tmp_path), C_inv=torch.eye(56))
-    _, _, pooled = module.encode(["a teddy*"], {module.token_id: module.embedding})
-    found = module.conditions(pooled)
+    seen = []
+    hook = xl.unet.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True)
+    text = module.encode(["a teddy*"], {module.token_id: module.embedding})
+    gated = torch.nn.functional.pad(text.e, (0, 2))
+    module.predict(torch.zeros(1, 4, 8, 8), torch.tensor([5]), text, gated)
+    hook.remove()
+    (found,), pooled = seen, text.pooled
     ids = xl._get_add_time_ids((16, 16), (0, 0), (16, 16), pooled.dtype, text_encoder_projection_dim=20)
     assert torch.equal(found["time_ids"], ids) and found["text_embeds"] is pooled
     pooled.sum().backward()  # what the pooled embedding says of the concept is learned too, by the second half
@@ -141,8 +147,8 @@ def test_noise_is_on_the_scale_of_training_whatever_the_folders_scheduler(xl, tm
     """SDXL's folder has an Euler scheduler, whose own add_noise leaves the picture at full size."""
     module = module_of(xl, data(xl, tmp_path), C_inv=torch.eye(56))
     x, noise = torch.ones(1, 4, 8, 8), torch.zeros(1, 4, 8, 8)
-    last = module.noising.add_noise(x, noise, torch.tensor([999]))
-    assert last.max() < 0.1 and module.noising.config.beta_schedule == "scaled_linear"
+    last, _ = module.noising.noisy(x, noise, torch.tensor([999]))
+    assert last.max() < 0.1 and module.noising.scheduler.config.beta_schedule == "scaled_linear"
 
 
 def test_second_prompts_locks_and_batches(xl, make_concept):
@@ -167,7 +173,10 @@ def test_second_prompts_locks_and_batches(xl, make_concept):
 
 def test_different_vocabularies_are_refused(xl, make_concept):
     concept = make_concept(xl)
-    xl.tokenizer_2 = copy.deepcopy(xl.tokenizer_2)
-    xl.tokenizer_2.add_tokens(["zqzqz"])
+    own = xl.tokenizer_2
+    xl.tokenizer_2 = copy.deepcopy(own)
+    xl.tokenizer_2.add_tokens(["zqzqz"])  # added, as a textual inversion's: the vocabulary is the same
+    load_concepts(xl, {"teddy*": concept}).unload()
+    xl.tokenizer_2 = tiny_tokenizer()
     with pytest.raises(UserError, match="different vocabularies"):
         load_concepts(xl, {"teddy*": concept})

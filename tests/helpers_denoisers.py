@@ -1,0 +1,122 @@
+"""Tiny random PixArt and Sana pipelines of the true classes: T5 or Gemma 2 with a SentencePiece-like tokenizer trained here."""
+
+import functools
+import json
+
+import torch
+from diffusers import (
+    AutoencoderDC,
+    DPMSolverMultistepScheduler,
+    PixArtAlphaPipeline,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
+    SanaPipeline,
+    SanaTransformer2DModel,
+)
+from helpers import louder, quiet, vae
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+from perfusion.learning.captions import captions
+from perfusion.method.text import TEMPLATES
+
+WORDS = ("teddy", "cat", "dog", "robot", "beach", "snow", "night", "hat", "red", "blue", "on", "in", "the", "and", "with")
+CORPUS = [t.format(w) for t in TEMPLATES for w in WORDS] * 4 + ["tea", "pot", "a tea in a pot"] * 40 + captions(200)
+
+
+@functools.cache
+def t5_tokenizer() -> T5Tokenizer:
+    """Unigram over words that begin with a bar; "teapot" has the pieces "▁tea" and "pot"."""
+    blank = T5Tokenizer(extra_ids=2).backend_tokenizer
+    unigram = Tokenizer(models.Unigram())
+    unigram.pre_tokenizer = blank.pre_tokenizer
+    alphabet = [chr(c) for c in range(33, 127)]
+    trainer = trainers.UnigramTrainer(
+        vocab_size=400, initial_alphabet=alphabet, unk_token="<unk>", special_tokens=["<pad>", "</s>", "<unk>"],
+        show_progress=False,
+    )  # fmt: skip
+    unigram.train_from_iterator([c.lower().replace("teapot", "") for c in CORPUS], trainer)
+    pieces = json.loads(unigram.to_str())["model"]["vocab"]
+    known = {piece for piece, _ in pieces}
+    sure = [(piece, -2.0) for piece in ("▁teddy", "▁tea", "pot", "▁cat", "▁") if piece not in known]
+    return T5Tokenizer(vocab=[tuple(p) for p in pieces] + sure, extra_ids=2, model_max_length=512)
+
+
+@functools.cache
+def gemma_tokenizer() -> GemmaTokenizer:
+    """BPE with bytes to fall back on and no bar before the first word, as Gemma's; padded on the left, as Gemma's."""
+    bpe = Tokenizer(models.BPE())
+    bpe.normalizer = normalizers.Replace(" ", "▁")
+    bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{b:02X}>" for b in range(256))]
+    letters = ["▁", *(chr(c) for c in range(33, 127))]
+    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special + letters, show_progress=False)
+    bpe.train_from_iterator([c.replace("teapot", "") for c in CORPUS], trainer)
+    state = json.loads(bpe.to_str())["model"]
+    return GemmaTokenizer(vocab=state["vocab"], merges=[tuple(m) for m in state["merges"]], add_bos_token=True)
+
+
+def pixart(kind=PixArtSigmaPipeline, sample_size: int = 8):
+    """PixArt's layout: T5 encodings 40 wide that the transformer projects to 32, learned variances, keys with biases."""
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer()
+    config = T5Config(vocab_size=512, d_model=40, d_kv=8, d_ff=37, num_layers=2, num_heads=4, dropout_rate=0.0)
+    encoder = T5EncoderModel(config)
+    side = 12 if sample_size == 128 else 8  # the embeddings of height, width and ratio share the width evenly
+    denoiser = PixArtTransformer2DModel(
+        num_attention_heads=4, attention_head_dim=side, num_layers=2, cross_attention_dim=4 * side, caption_channels=40,
+        sample_size=sample_size, out_channels=8, use_additional_conditions=sample_size == 128,
+    )  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02)
+    return _finished(kind(tokenizer, encoder, vae(), denoiser, scheduler), 1)
+
+
+def sana():
+    """Sana's layout: Gemma 2, projected and normalized captions, linear self-attention, a deep-compression VAE, flow matching."""
+    torch.manual_seed(0)
+    tokenizer = gemma_tokenizer()
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=40, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=10, query_pre_attn_scalar=10, max_position_embeddings=1024, pad_token_id=0,
+        eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    denoiser = SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=4, attention_head_dim=8, num_layers=2,
+        num_cross_attention_heads=4, cross_attention_head_dim=8, cross_attention_dim=32, caption_channels=40, sample_size=32,
+    )  # fmt: skip
+    compressing = AutoencoderDC(
+        latent_channels=4, attention_head_dim=2, encoder_block_types=("ResBlock", "ResBlock"),
+        decoder_block_types=("ResBlock", "ResBlock"), encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        encoder_qkv_multiscales=((), ()), decoder_qkv_multiscales=((), ()), encoder_layers_per_block=(1, 1),
+        decoder_layers_per_block=(1, 1), downsample_block_type="conv", upsample_block_type="interpolate",
+        decoder_norm_types="rms_norm", decoder_act_fns="silu", scaling_factor=0.41,
+    )  # fmt: skip
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return _finished(SanaPipeline(tokenizer, Gemma2Model(config), compressing, denoiser, scheduler), 20)
+
+
+def _finished(pipe, loud: float):
+    """Evaluating, quiet, and with a text that counts: a fresh initialization all but ignores it."""
+    pipe.transformer.eval(), pipe.text_encoder.eval(), pipe.vae.eval()
+    with torch.no_grad():
+        for p in pipe.transformer.proj_out.parameters():
+            p.add_(0.2 * torch.randn(p.shape))
+    louder(pipe.transformer, pipe.text_encoder, by=4)
+    with torch.no_grad():  # `louder` multiplies embeddings by CLIP's 20
+        pipe.text_encoder.get_input_embeddings().weight.mul_(loud / 20)
+    return quiet(pipe)
+
+
+TINY = {
+    "pixart": pixart,
+    "pixart alpha": functools.partial(pixart, PixArtAlphaPipeline, 128),  # which is told the picture's size
+    "sana": sana,
+}
+
+
+def draw(pipe, prompt="a teddy* on a beach", **kwargs):
+    """The pictures [N, 32, 32, 3], from one seed an image; captions are not cleaned, for which a package is needed."""
+    count = 1 if isinstance(prompt, str) else len(prompt)
+    generators = [torch.Generator().manual_seed(7) for _ in range(count)]
+    options = {"num_inference_steps": 2, "height": 32, "width": 32, "output_type": "np", "clean_caption": False}
+    return pipe(prompt, generator=generators, use_resolution_binning=False, **(options | kwargs)).images

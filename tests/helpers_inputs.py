@@ -1,0 +1,179 @@
+"""Values of configuration keys that do not fit, and extremes that do, drawn by hypothesis.
+
+A command, one of its keys (perfusion/config/schema.py names them) and a value: of any type, or at and beside the ends of what
+the key allows. Each must be refused in one sentence that names the key (UserError), or pass, and then pass again unchanged.
+`bad_inputs` tries so many on the check alone, milliseconds each; `overrides` gives them to the command line.
+"""
+
+import copy
+import math
+import traceback
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal, get_args, get_origin
+
+import hydra
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import seed as seeded
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from pydantic.fields import FieldInfo
+
+from perfusion.config import CONF, check
+from perfusion.config.checked import _group
+from perfusion.config.schema import COMMANDS
+from perfusion.errors import UserError
+
+GIVEN = {
+    "generate": ["prompts=a"], "evaluate": ["concept_file=a"], "import": ["file=a", "super_category=b"],
+    "collect": ["experiment=key_locking"], "report": ["experiment=key_locking"],
+}  # fmt: skip
+SHOWN = 200  # letters of a value, in the list of what failed
+
+
+def keys_of(command: str) -> dict[str, FieldInfo]:
+    """{dotted key: its field} of everything that a command may be given."""
+    return _leaves(COMMANDS[command])
+
+
+def _leaves(group, prefix: str = "", depth: int = 0) -> dict[str, FieldInfo]:
+    found = {}
+    for name, info in group.model_fields.items():
+        inner = _group(info.annotation)
+        if inner and depth < 2:
+            found |= _leaves(inner, f"{prefix}{name}.", depth + 1)
+        elif not inner:
+            found[prefix + name] = info
+    return found
+
+
+def ends(kind) -> list:
+    """Values at and just beyond the ends of what a type allows, and all of few; [] where it has none."""
+    bounds = [b for m in getattr(kind, "metadata", ()) for b in (getattr(m, "ge", None), getattr(m, "le", None)) if b is not None]
+    inner = [kind.annotation] if isinstance(kind, FieldInfo) else get_args(kind)
+    if get_origin(kind) is Annotated:
+        bounds += [b for m in kind.__metadata__ if isinstance(m, FieldInfo) for b in ends(m)]
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
+    few = {bool: [True, False], type(None): [None]}.get(kind, []) if isinstance(kind, type) else []
+    found = few + [x for b in bounds for x in (b, b - 1, b + 1, float(b), math.nextafter(b, -math.inf), math.nextafter(b, math.inf))]
+    return found + [x for a in inner if not isinstance(a, str) for x in ends(a)]
+
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(-3, 3), st.floats(), st.text(max_size=30),
+    st.sampled_from([
+        "none", "null", "true", "5", "1e3", "nan", "", " ", "???", "${nope}", "${seed}", "${oc.env:NOPE}", "a {} b", "{", "{}", "{0}",
+        "$x_^$", "a\nb", "a\0b", "x" * 5000, "/", "/proc/x", "../..", "hf:", "\U0001f9f8", "\u202e", 10**30, -(10**30),
+        2**31, 2**32, 2**63, 1e308, -0.0, math.inf, -math.inf, math.nan,
+    ]),
+)  # fmt: skip
+values = st.recursive(scalars, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), x, max_size=3), max_leaves=4)
+
+
+@st.composite
+def inputs(draw) -> tuple[str, str, object]:
+    """A command, a key of it and a value."""
+    command = draw(st.sampled_from(sorted(COMMANDS)))
+    key = draw(st.sampled_from(sorted(keys_of(command))))
+    at_the_end = ends(keys_of(command)[key])
+    return command, key, draw(st.sampled_from(at_the_end) if at_the_end and draw(st.booleans()) else values)
+
+
+@cache
+def composed(command: str):
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        return hydra.compose(command, GIVEN.get(command, []))
+
+
+def try_one(command: str, key: str, value) -> bool:
+    """Whether the check takes the value. Raises AssertionError for a bad sentence, and what the check itself should not."""
+    cfg = copy.deepcopy(composed(command))
+    try:
+        OmegaConf.update(cfg, key, value, merge=False, force_add=True)
+    except Exception:  # what OmegaConf cannot hold, no command line or file can say
+        return False
+    try:
+        checked = check(command, cfg)
+    except UserError as error:
+        said = str(error)
+        assert "\n" not in said and said.endswith(".") and len(said) < 2000, f"not one sentence: {said}"
+        assert key.split(".")[-1] in said or "cannot be made out" in said, f"does not name {key}: {said}"
+        return False
+    assert check(command, checked) == checked, "another check changes it again"
+    return True
+
+
+def bad_inputs(count: int = 300, seed: int = 0, accepted: Callable[[str, str, object], None] | None = None) -> dict:
+    """Try `count` inputs; returns the counts of them, and of those refused and accepted, and the tracebacks, shortened.
+
+    accepted: called with each that passes. The same count and seed try the same.
+    """
+    found = {"bad_inputs": 0, "refused": 0, "accepted": 0, "tracebacks": []}
+    with_all = settings(
+        max_examples=count, database=None, deadline=None, derandomize=False, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+
+    @seeded(seed)
+    @with_all
+    @given(inputs())
+    def run(drawn):
+        command, key, value = drawn
+        if found["bad_inputs"] >= count:
+            return
+        found["bad_inputs"] += 1
+        try:
+            taken = try_one(command, key, value)
+            found["accepted" if taken else "refused"] += 1
+            if taken and accepted:
+                accepted(command, key, value)
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"{Path(last.filename).name}:{last.lineno}"
+            found["tracebacks"].append(f"{command} {key}={value!r:.{SHOWN}}: {type(error).__name__} at {where}: {error!s:.{SHOWN}}")
+
+    run()
+    return found
+
+
+# -- on the command line ----------------------------------------------------------------------------------------------
+BESIDE = {  # what each command is given beside the value: with it, it would end well, and soon
+    "train": ["selection.prompts=['a {}']", "selection.start=0", "model.steps=1"],  # and helpers_emojiland.QUICK
+    "generate": ["prompts=['a teddy']", "model.steps=1", "images=1"],
+    "evaluate": ["concept_file=teddy.safetensors"],
+    "covariance": ["count=300", "output=C.safetensors"],
+    "import": ["file=teddy.ckpt", "super_category=teddy"],
+    "collect": ["experiment=key_locking"],
+    "report": ["experiment=key_locking"],
+}
+LONG = {  # numbers that mean work: up to how many are run
+    "max_steps": 4, "images": 3, "batch_size": 8, "draw_batch": 8, "steps": 4, "resolution": 64, "count": 1000, "captions": 1000,
+    "seeds": 2, "accumulate_grad_batches": 3, "devices": 1,
+}  # fmt: skip
+
+
+def short(command: str, key: str, value) -> bool:
+    """Whether a command with this value is run: it ends soon, and stays in its folder."""
+    many = isinstance(value, (int, float)) and value > LONG.get(key.split(".")[-1], math.inf)
+    away = isinstance(value, str) and value.startswith(("/", "..", "hf:"))
+    return command in BESIDE and not many and not away
+
+
+def written(value) -> str:
+    """A value as an override has it."""
+    if isinstance(value, str):
+        return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if value else "''"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(map(written, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{written(k)}:{written(v)}" for k, v in value.items()) + "}"
+    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
+
+
+@st.composite
+def overrides(draw) -> tuple[str, list[str]]:
+    """A command and its overrides, of which the last sets a drawn key to a drawn value. Nothing drawn takes long."""
+    command, key, value = draw(inputs().filter(lambda one: short(*one)))
+    return command, [*BESIDE[command], f"++{key}={written(value)}"]

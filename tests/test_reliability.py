@@ -1,0 +1,90 @@
+"""A small part of the campaign (scripts/campaign), in seconds: every command's own machinery, a few of each."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from perfusion.atomic import WriteError, alone, whole, write_tensors, write_text
+from perfusion.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+def campaign(command: str, results: Path, *counts: str) -> dict:
+    asked = [sys.executable, ROOT / f"scripts/campaign/{command}.py", *counts, "--results", results]
+    done = subprocess.run(asked, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(results.read_text())
+
+
+def test_fuzzed_files_and_a_short_soak(tmp_path):
+    results = tmp_path / "reliability.json"
+    campaign("fuzz", results, "--files", "350")
+    found = campaign("soak", results, "--loads", "10")  # beside the other's figures
+    assert found["fuzzed_files"] == 350 and found["refused"] > 200
+    assert (found["silent_loads"], found["tracebacks"], found["over_memory"]) == (0, 0, 0), found["fuzz_examples"]
+    assert found["soak_loads"] == 10 and found["soak_wrong_pictures"] == 0 and found["soak_base_equal"]
+    assert found["commands"]["fuzz"]["made_with"]["versions"]["torch"]
+
+
+def test_a_kill_of_each_command(tmp_path):
+    found = campaign("kills", tmp_path / "reliability.json", "--kills", "5")
+    assert found["kills"] == 5 and found["results_lost"] == 0, found["lost"]
+
+
+def test_the_results_that_are_kept_hold_what_they_must():
+    found = json.loads((ROOT / "results/reliability.json").read_text())
+    for key in ("results_lost", "resume_mismatches", "silent_loads", "tracebacks"):
+        assert found[key] == 0, key
+    assert all(part["made_with"]["versions"] for part in found["commands"].values())
+
+
+def test_the_same_tensors_are_the_same_bytes(tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
+    tensors, metadata = {"b": torch.ones(3), "a": torch.arange(5)}, {f"key {i}": f"é {i}" for i in range(20)}
+    for i in range(4):
+        write_tensors(tmp_path / f"{i}.safetensors", tensors, metadata)
+    assert len({p.read_bytes() for p in tmp_path.iterdir()}) == 1
+    assert all(torch.equal(load_file(tmp_path / "0.safetensors")[n], t) for n, t in tensors.items())
+
+
+def test_files_are_shared_as_any_other_is(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "a.txt", "a")
+        from safetensors.numpy import save_file
+
+        with whole(tmp_path / "b.safetensors") as part:
+            save_file({}, part)
+    finally:
+        os.umask(before)
+    assert {oct(p.stat().st_mode)[-3:] for p in tmp_path.iterdir()} == {"640"}
+
+
+def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
+    (tmp_path / "a.txt").write_text("before")
+    with pytest.raises(ZeroDivisionError), whole(tmp_path / "a.txt") as part:
+        part.write_text("half")
+        raise ZeroDivisionError
+    said = r"a.txt cannot be written .No space left on device.; free some space"
+    with pytest.raises(WriteError, match=said) as caught, whole(tmp_path / "a.txt"):
+        raise OSError(28, "No space left on device")
+    assert isinstance(caught.value, UserError) and isinstance(caught.value, OSError)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "before")]
+    with pytest.raises(WriteError, match="cannot be written"):
+        write_text(tmp_path / "a.txt" / "b.txt", "in a file that is no folder")
+
+
+def test_one_run_in_a_folder(tmp_path):
+    with alone(tmp_path, "hydra.run.dir"):
+        code = "from perfusion.atomic import alone; import sys\nwith alone(sys.argv[1], 'hydra.run.dir'): print('inside')"
+        run = lambda: subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT, check=False)
+        refused = run()
+        assert "UserError: hydra.run.dir=" in refused.stderr and "is being written by another run" in refused.stderr
+    assert run().stdout == "inside\n"
