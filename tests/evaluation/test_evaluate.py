@@ -76,7 +76,7 @@ def teddy(emojiland, make_concept):
 
 def test_prompt_files_of_every_format(tmp_path):
     ours = read_splits(ROOT / "data/prompts/emojiland.yaml")
-    assert [len(p) for p in ours.values()] == [16, 16] and ours["dev"][1] == Prompt(
+    assert [len(p) for p in ours.values()] == [16, 32] and ours["dev"][1] == Prompt(
         "a {} on a beach", {"place": "beach"}
     )
     assert not {p.text for p in ours["dev"]} & {p.text for p in ours["final"]}
@@ -114,7 +114,7 @@ def test_bad_prompt_files(tmp_path, name, text, split, sentence):
     if text is not None:
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=sentence.replace("{}", r"\{\}")):
-        read_prompts(tmp_path / name, split)
+        read_prompts(tmp_path / name, split, facts={"place": ("beach", "snow")})
 
 
 def test_scorers_by_one_interface(assets, tmp_path, monkeypatch):
