@@ -17,7 +17,7 @@ import torch
 
 from perfusion.atomic import write_json
 from perfusion.config import ROOT
-from perfusion.learning.data import picture_paths
+from perfusion.learning.pictures import picture_paths
 from perfusion.web.command import configuration
 from perfusion.web.lesson import Lesson
 from perfusion.web.library import Library

@@ -11,9 +11,10 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from perfusion.atomic import whole
 from perfusion.errors import UserError
-from perfusion.learning.data import read_picture
-from perfusion.learning.masks import alpha_mask, mask_path, on_white, overlay, read_mask, save_mask, segment
+from perfusion.learning.masks import alpha_mask, mask_path, overlay, read_mask, save_mask, segment, source_of
+from perfusion.learning.pictures import on_white, read_picture
 from perfusion.learning.selection import Selection
 from perfusion.learning.train import train
 
@@ -54,23 +55,19 @@ class Lesson:
     # -- masks --------------------------------------------------------------------------------------------------------
     def find_masks(self, word: str, segmenter: str) -> None:
         """Masks beside the pictures: those mended stay, else a picture's alpha channel, else zero-shot by the word."""
-        todo = []
-        for n, path in enumerate(self.paths):
-            if n in self.mended or (self.word == word and mask_path(path).exists()):
-                continue
-            if mask := alpha_mask(read_picture(path)):
-                save_mask(path, mask)
-            else:
-                todo.append(path)
-        if todo:
-            pictures = [on_white(read_picture(path)) for path in todo]
-            for path, mask in zip(todo, segment(pictures, [word] * len(todo), segmenter)):
-                save_mask(path, mask)
+        pictures = [read_picture(path)[0] for path in self.paths]
+        done = lambda n: n in self.mended or alpha_mask(pictures[n]) or (self.word == word and mask_path(self.paths[n]).exists())
+        todo = [n for n in range(len(self.paths)) if not done(n)]
+        whites = [on_white(pictures[n]) for n in todo]
+        for n, white, mask in zip(todo, whites, segment(whites, [word] * len(todo), segmenter) if todo else []):
+            save_mask(self.paths[n], mask, source_of(white, word))
         self.word = word
 
     def picture_and_mask(self, n: int) -> tuple[Image.Image, Image.Image]:
-        picture = on_white(read_picture(self.paths[n]))
-        return picture, read_mask(self.paths[n], picture.size) or Image.new("L", picture.size, 255)
+        picture, size = read_picture(self.paths[n])
+        white = on_white(picture)
+        mask = read_mask(self.paths[n], {size, picture.size}, source_of(white, self.word or "")) or alpha_mask(picture)
+        return white, (mask or Image.new("L", white.size, 255)).resize(white.size)
 
     def overlays(self) -> list[Image.Image]:
         """The pictures, what their masks leave out faded: what the loss will see."""
@@ -82,7 +79,8 @@ class Lesson:
             raise UserError(
                 f"the mask of picture {n + 1} is empty, so nothing would be learned from it; paint the object."
             )
-        save_mask(self.paths[n], mask.resize(read_picture(self.paths[n]).size, Image.Resampling.BILINEAR))
+        with whole(mask_path(self.paths[n])) as part:  # without the note of a mask that was made: it stays whatever the word
+            mask.resize(read_picture(self.paths[n])[0].size, Image.Resampling.BILINEAR).save(part, "PNG")
         self.mended.add(n)
 
     # -- learning -----------------------------------------------------------------------------------------------------
@@ -162,7 +160,7 @@ def _opened(path: Path) -> Image.Image:
         raise UserError(
             f"picture {path.name} has {size[0]} x {size[1]} pixels; at most {LARGEST // 10**6} million are allowed."
         )
-    picture = read_picture(path)
+    picture, _ = read_picture(path)
     picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
     picture.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return picture

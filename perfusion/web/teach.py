@@ -13,7 +13,7 @@ from PIL import Image
 
 from perfusion.config import ROOT
 from perfusion.errors import UserError
-from perfusion.learning.data import picture_paths
+from perfusion.learning.pictures import picture_paths
 from perfusion.method.text import add_placeholders, near_words, single_token
 from perfusion.web.chart import Point, Series, chart
 from perfusion.web.kindly import kindly

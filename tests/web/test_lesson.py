@@ -6,7 +6,7 @@ from helpers_web import uploads
 from PIL import Image
 
 from perfusion.errors import UserError
-from perfusion.learning.data import picture_paths
+from perfusion.learning.pictures import picture_paths
 from perfusion.method.concept import Concept
 from perfusion.web.lesson import MOST, Lesson
 from perfusion.web.teach import VEIL, mask_of
