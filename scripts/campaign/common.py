@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
 os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 RESULTS = ROOT / "results/reliability.json"
-VOLATILE = {"seconds", "train_seconds", "job_seconds", "median_seconds", "surroundings", "commits", "sum", "folder"}
+VOLATILE = {"seconds", "train_seconds", "job_seconds", "median_seconds", "peak_mib", "surroundings", "commits", "sum", "folder"}
 LOGS = {"metrics.csv", "hparams.yaml", "multirun.yaml"}  # Lightning's, written line by line, and Hydra's of where it ran
 
 
@@ -195,7 +195,8 @@ def _tensors(value):
     if isinstance(value, torch.Tensor):
         return str(value.dtype), tuple(value.shape), digest(value.contiguous().reshape(-1).view(torch.uint8).numpy())
     if isinstance(value, dict):
-        return {str(k): _tensors(v) for k, v in value.items() if "path" not in str(k) and "dir" not in str(k)}
+        kept = {str(k): v for k, v in value.items() if "path" not in str(k) and "dir" not in str(k)}
+        return {k: _tensors(v) for k, v in kept.items() if k not in VOLATILE}
     return [_tensors(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -12,8 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from helpers_emojiland import QUICK, ROOT, SCORE, command
 from PIL import Image
+
+from perfusion.learning.module import PerfusionModule
 
 pytestmark = pytest.mark.slow
 
@@ -51,13 +54,20 @@ def logged(run: Path) -> tuple[set[str], list]:
     return names, found
 
 
+def _broken(module: PerfusionModule) -> float:
+    """Leaves o*_V not finite, as too high a rate does."""
+    with torch.no_grad():
+        module.o_star_v[0].fill_(float("nan"))
+    return 1.0
+
+
 @pytest.fixture
 def prompts(tmp_path):
     (tmp_path / "p.yaml").write_text('dev: [{text: "a {}"}, {text: "a {} at night", place: night}]')
     return f"evaluation.prompts={tmp_path / 'p.yaml'}"
 
 
-def test_training_offline(perfusion_here, tmp_path, capsys):
+def test_training_offline(perfusion_here, tmp_path, capsys, monkeypatch):
     import wandb
 
     Path("run").mkdir()
@@ -84,8 +94,10 @@ def test_training_offline(perfusion_here, tmp_path, capsys):
         from perfusion.learning.train import train
 
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("train", ["logger=wandb", *QUICK, "max_steps=6", "model.learning_rate.o_star=1e30"])
+            cfg = compose("train", ["logger=wandb", *QUICK, "max_steps=6"])
         Path("bad").mkdir()
+        step = PerfusionModule.training_step
+        monkeypatch.setattr(PerfusionModule, "training_step", lambda self, batch, index: step(self, batch, index) * _broken(self))
         train(cfg, Path("bad"))
     assert wandb.run is None
     (run,) = Path("bad/wandb").glob("offline-run-*")

@@ -98,6 +98,7 @@ def test_the_last_state_is_scored_and_saved(learn, tmp_path, changes, steps):
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_a_run_goes_on_as_if_nothing_was(learn, tmp_path, monkeypatch, capsys, number, code):
     learn(run="whole", trainer__accumulate_grad_batches=2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
     handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
     with monkeypatch.context() as patch, pytest.raises(Stopped) as stop:
         at_batch(patch, 4, lambda: os.kill(os.getpid(), number))  # the first of two micro-batches of step 3
