@@ -50,7 +50,9 @@ def alone(path: str | os.PathLike, field: str, wait: bool = False) -> Iterator[N
     field: what named the path. wait: until the other has left. Raises UserError where one is inside, or none can enter.
     """
     path = Path(path)
-    lock = FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0)
+    lock = FileLock(
+        path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0
+    )
     try:
         lock.acquire()
     except Timeout as error:

@@ -38,7 +38,10 @@ def attempt(draw: Callable, *arguments, path: Path) -> bool:
     try:
         draw(*arguments, path)
     except Exception as error:  # whatever it is: what was learned or measured is worth more than its picture
-        print(f"warning: {path} could not be drawn ({type(error).__name__}: {' '.join(str(error).split())}).", file=sys.stderr)
+        print(
+            f"warning: {path} could not be drawn ({type(error).__name__}: {' '.join(str(error).split())}).",
+            file=sys.stderr,
+        )
         return False
     return True
 

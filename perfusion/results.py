@@ -23,7 +23,9 @@ FORMAT = 2  # 1 had no sum
 
 def write_result(path: str | Path, result: dict) -> None:
     """One line a key, so that thousands of rows stay small and a diff stays readable."""
-    result = json.loads(json.dumps({"format": FORMAT} | {k: v for k, v in result.items() if k != "format"}))  # as it is read back
+    result = json.loads(
+        json.dumps({"format": FORMAT} | {k: v for k, v in result.items() if k != "format"})
+    )  # as it is read back
     lines = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in (result | {"sum": _sum(result)}).items()]
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 

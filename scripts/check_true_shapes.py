@@ -64,7 +64,9 @@ def shapes() -> None:
             layers = cross_attentions(kind(**options))
         d = next(iter(layers.values())).to_k.in_features
         o_star = {n: torch.randn(a.to_v.out_features) for n, a in layers.items()}
-        concept = Concept("teddy*", "teddy", torch.randn(d), torch.randn(d), torch.randn(d_tok), o_star, base_hash="0" * 32)
+        concept = Concept(
+            "teddy*", "teddy", torch.randn(d), torch.randn(d), torch.randn(d_tok), o_star, base_hash="0" * 32
+        )
         with tempfile.TemporaryDirectory() as folder:
             concept.save(Path(folder) / "teddy.safetensors")
             size = (Path(folder) / "teddy.safetensors").stat().st_size

@@ -29,7 +29,12 @@ def make(overrides: list[str]) -> None:
         for name in tqdm(figures.CONCEPTS, desc=f"lock={lock}", unit="concept"):
             concept, pipe, cfg, _ = figures.trained(lock, overrides, name)
             load_concepts(pipe, {concept.trigger: concept})
-            looked = look(pipe, [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)], seeds, Sampling.of(cfg.model))
+            looked = look(
+                pipe,
+                [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)],
+                seeds,
+                Sampling.of(cfg.model),
+            )
             found[concept.trigger] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
             if name == figures.SHOWN:
                 shown = next(one for one in looked if one.prompt == PROMPT.format(concept.trigger))
@@ -51,8 +56,12 @@ def compared(numbers: dict) -> dict:
     draws = {lock: boot(scores(found).mean(-1, keepdims=True))[:, 0] for lock, found in numbers.items()}
     difference = draws["local"] - draws["trained"]
     average = lambda found, what: round(float(np.mean([r[what] for c in concepts for r in found[c]["rows"]])), 4)
-    plain = {lock: {"share": average(found, "concept"), "area": average(found, "area")} for lock, found in numbers.items()}
-    return {lock: plain[lock] | {"ratio": round(float(d[0]), 4), "interval": interval(d)} for lock, d in draws.items()} | {
+    plain = {
+        lock: {"share": average(found, "concept"), "area": average(found, "area")} for lock, found in numbers.items()
+    }
+    return {
+        lock: plain[lock] | {"ratio": round(float(d[0]), 4), "interval": interval(d)} for lock, d in draws.items()
+    } | {
         "difference": round(float(difference[0]), 4),
         "interval": interval(difference),
         "holds": holds(interval(difference)),

@@ -45,7 +45,9 @@ def time_to_quality(runs: dict[str, list[list[dict]]]) -> dict:
     scores = np.concatenate([c[~np.isnan(c)] for c in curves.values()])
     levels = np.linspace(scores.min(), scores.max(), LEVELS)
     rounded = lambda values, digits=5: [None if np.isnan(v) else round(float(v), digits) for v in values]
-    reached = lambda c: [float(at[np.nanargmax(c >= level)]) if (c >= level - 1e-9).any() else np.nan for level in levels]
+    reached = lambda c: [
+        float(at[np.nanargmax(c >= level)]) if (c >= level - 1e-9).any() else np.nan for level in levels
+    ]
     return {
         "what": "harmonic mean of CLIP image and text similarity on the selection's prompts, best so far, over seconds of training "
         "(regularisation pictures included, the selection's own drawing not)",
@@ -84,7 +86,11 @@ def join(joined: dict, jobs: dict) -> dict:
     for name, arm in joined["arms"].items():
         trainings = [jobs[name][unit][1]["training"] for unit in units if unit in jobs[name]]
         costs = {cost: mean([float(np.median([t[cost] for t in trainings]))]) for cost in COSTS}
-        methods[name] = {"front": arm["points"], "hypervolume": arm["hypervolume"], "interval": arm["hypervolume_interval"]} | costs
+        methods[name] = {
+            "front": arm["points"],
+            "hypervolume": arm["hypervolume"],
+            "interval": arm["hypervolume_interval"],
+        } | costs
         runs[name] = [t["selection"] for t in trainings]
     kept = ("concepts", "seeds", "units", "paired", "ordering_holds", "reference", "bootstrap", "prompts", "scorers", "trained",
             "commits", "surroundings", "config")  # fmt: skip

@@ -100,7 +100,15 @@ def draw(cfg: DictConfig, rows: dict, special: tuple[str | None, ...]) -> None:
             heat[y, : end - 1] = torch.tensor(r[1:end])
             for x in range(1, end):
                 dark = r[x] < 0.6
-                axis.text(x - 1, y, f"{names[x]}\n{r[x]:.2f}", ha="center", va="center", fontsize=6, color="white" if dark else "black")
+                axis.text(
+                    x - 1,
+                    y,
+                    f"{names[x]}\n{r[x]:.2f}",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color="white" if dark else "black",
+                )
             axis.add_patch(plt.Rectangle((at - 1.5, y - 0.5), 1, 1, fill=False, edgecolor="red", linewidth=1.2))
         shown = axis.imshow(heat, cmap="cividis", vmin=0, vmax=1, aspect="auto")
         axis.set_title(word, fontsize=10)

@@ -108,7 +108,9 @@ def random_concepts(pipe, count: int) -> dict[str, Concept]:
         i_star = random(d)
         o_star_v = {name: 0.1 * random(a.to_v.out_features) for name, a in layers.items()}
         key = target_key(torch.eye(d), i_star)
-        return Concept(f"c{i}*", "teddy", i_star, key, 0.01 * random(wide), o_star_v, base_hash=pipe._perfusion_base_hash)
+        return Concept(
+            f"c{i}*", "teddy", i_star, key, 0.01 * random(wide), o_star_v, base_hash=pipe._perfusion_base_hash
+        )
 
     return {f"c{i}*": one(i) for i in range(count)}
 
@@ -117,8 +119,12 @@ def random_concepts(pipe, count: int) -> dict[str, Concept]:
 def one_step(pipe, kind: str, prompt: str):
     """A function that calls the unet once as a drawing step with guidance does: batch 2, the prompt's encodings given."""
     device = pipe.unet.device
-    e, negative, *pooled = pipe.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
-    x = torch.randn(2, 4, side(kind) // 8, side(kind) // 8, generator=torch.Generator().manual_seed(0)).to(device, e.dtype)
+    e, negative, *pooled = pipe.encode_prompt(
+        prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True
+    )
+    x = torch.randn(2, 4, side(kind) // 8, side(kind) // 8, generator=torch.Generator().manual_seed(0)).to(
+        device, e.dtype
+    )
     both, more = torch.cat([negative, e]), None
     if kind == "sdxl":
         sizes = torch.tensor([[side(kind), side(kind), 0, 0, side(kind), side(kind)]] * 2, device=device, dtype=e.dtype)
@@ -239,7 +245,11 @@ def emojiland_job() -> dict:
         pipe = load_pipeline(cfg, device)
         handle = put_on(pipe, concept)
         sampling = Sampling(2 if OPTIONS.tiny else cfg.steps, cfg.guidance)
-        prompts = [f"a photo of a {concept.trigger}", f"a {concept.trigger} on a beach", f"a {concept.trigger} at night"]
+        prompts = [
+            f"a photo of a {concept.trigger}",
+            f"a {concept.trigger} on a beach",
+            f"a {concept.trigger} at night",
+        ]
         drawn = draw(pipe, prompts, [1, 2, 3], sampling)
         pictures[device] = np.stack([np.asarray(p, np.float32) for p in drawn])
         handle.unload()
@@ -366,7 +376,11 @@ def memory(kind: str) -> dict:
         BASES.clear()
         for preset, gib in (("gpu_8gb", 8), ("gpu_24gb", 24)) if kind == "sd15" else (("gpu_24gb", 24),):
             clear()
-            here = [f"trainer={preset}"] if GPU else ["trainer=cpu", "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
+            here = (
+                [f"trainer={preset}"]
+                if GPU
+                else ["trainer=cpu", "trainer.precision=32-true", "trainer.accumulate_grad_batches=2"]
+            )
             tiny = ["model.resolution=64", "batch_size=1"] if OPTIONS.tiny else []
             cfg = composed(
                 f"model={kind}", *here, *tiny, f"model.path={folder}/pipe", f"model.scorer=local-dir:{ASSETS}/emojiland/open_clip",

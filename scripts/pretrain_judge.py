@@ -56,7 +56,9 @@ class JudgePretraining(Pretraining):
         self.model = open_clip.CLIP(self.model_cfg["embed_dim"], self.model_cfg["vision_cfg"], text)
         padded = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
         # Every caption names whose drawings it is about, so that the scorer sees the drawing and not only its class.
-        captions = [describe(fact, np.random.default_rng([cfg.seed, i]), styled=1) for i, fact in enumerate(scenes.facts)]
+        captions = [
+            describe(fact, np.random.default_rng([cfg.seed, i]), styled=1) for i, fact in enumerate(scenes.facts)
+        ]
         self.ids = tokenizer(captions, **padded).input_ids
         self.contrast = open_clip.ClipLoss()
         pairs = [(fact.object, fact.artist) for fact in scenes.facts]
@@ -76,7 +78,9 @@ class JudgePretraining(Pretraining):
 
     def loss(self, rows):
         x = pixels(self.take(self.scenes.images, rows))
-        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(x)  # drawn pictures are not clean
+        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(
+            x
+        )  # drawn pictures are not clean
         images, texts, scale = self.model(x, self.ids[rows].to(self.device))
         right = (images @ texts.T).argmax(1) == torch.arange(len(rows), device=self.device)
         contrast = self.contrast(images.float(), texts.float(), scale.float())

@@ -41,7 +41,9 @@ class ReaderPretraining(Pretraining):
 
     def loss(self, rows):
         x = pixels(self.take(self.scenes.images, rows))
-        x = x + 0.06 * torch.randn(len(x), 1, 1, 1, device=x.device) * torch.randn_like(x)  # drawn pictures are not clean
+        x = x + 0.06 * torch.randn(len(x), 1, 1, 1, device=x.device) * torch.randn_like(
+            x
+        )  # drawn pictures are not clean
         losses = {}
         for head, logits in self.model(x).items():
             target, logits = self.targets[head][rows].to(self.device), logits.float()

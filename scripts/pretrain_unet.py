@@ -98,7 +98,9 @@ class UNetPretraining(Pretraining):
 
     def on_save_checkpoint(self, checkpoint):
         if self.cfg.snapshots:  # with the averaged weights, where there is an average
-            weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")}
+            weights = {
+                k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items() if k.startswith("model.")
+            }
             unet = copy.deepcopy(self.model)
             unet.load_state_dict(weights)
             unet.half().save_pretrained(Path(self.cfg.assets) / "pipeline/unet")

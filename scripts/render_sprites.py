@@ -46,7 +46,8 @@ def main(folder: Path) -> None:
         "# Where the drawings come from",
         "",
         "Rendered by `scripts/render_sprites.py`; unchanged but for size, and mirrored: "
-        + ", ".join(f"{artist}'s {word}" for word, artist in sorted(MIRRORED)) + ".",
+        + ", ".join(f"{artist}'s {word}" for word, artist in sorted(MIRRORED))
+        + ".",
         "",
     ]
     lines += ["| set | version | author | licence |", "|---|---|---|---|"]

@@ -115,7 +115,16 @@ def committed() -> str:
     for path in sorted((RESULTS / "ablations").glob("*.json")):
         found = read_result(path)
         jobs = len(found["arms"]) * found["units"]
-        rows.append((f"`{path.stem}`", len(found["concepts"]), len(found["seeds"]), len(found["prompts"]), jobs, seconds(found["seconds"])))
+        rows.append(
+            (
+                f"`{path.stem}`",
+                len(found["concepts"]),
+                len(found["seeds"]),
+                len(found["prompts"]),
+                jobs,
+                seconds(found["seconds"]),
+            )
+        )
     return table("experiment | concepts | training seeds | prompts | jobs | all of them", rows)
 
 
@@ -137,7 +146,10 @@ def attention() -> str:
         for lock, label in (("local", "locked"), ("trained", "trained"))
     ]
     rows.append(("locked less trained", "", "", difference(looked["difference"], looked["interval"])))
-    return table("keys | of the word's attention inside the object | the object's share of the picture | ratio, picture by picture", rows)
+    return table(
+        "keys | of the word's attention inside the object | the object's share of the picture | ratio, picture by picture",
+        rows,
+    )
 
 
 def locks() -> str:
@@ -169,7 +181,9 @@ def emojiland() -> str:
     drawn, reader = found["drawn"], found["reader"]
     facts = {"object": "object", "place": "place, or a plain background", "color": "colour word", "accessory": "accessory",
              "second": "second object", "art": "art kind"}  # fmt: skip
-    rows = [(f"drawn pictures read right: {label}", f"{drawn[name]:.3f}") for name, label in facts.items() if name in drawn]
+    rows = [
+        (f"drawn pictures read right: {label}", f"{drawn[name]:.3f}") for name, label in facts.items() if name in drawn
+    ]
     more = {"vae_psnr_db": ("VAE, PSNR of reconstructions", "{:.1f} dB"), "clip_retrieval_100": ("scorer: the right caption of 100", "{:.3f}"),
             "drawn_sharpness_ratio": ("sharpness of drawn objects; 1.00 = the VAE's reconstruction of real ones", "{:.2f}"),
             "clip_same_drawing_auc": ("scorer: one drawing in two places told from two drawings of a class, area under the curve", "{:.3f}"),
@@ -216,7 +230,14 @@ def recipes() -> str:
     found = load("recipes")["recipes"]
     start = next(iter(found.values()))["error_before"]
     rows = [("before", "0", f"{start:.3f}")]
-    rows += [(f"{r.get('optimizer', 'adamw')}, learning rate {r['lr']:g}", f"{r['steps']} of {r['batch']}", f"{r['error']:.3f}") for r in found.values()]
+    rows += [
+        (
+            f"{r.get('optimizer', 'adamw')}, learning rate {r['lr']:g}",
+            f"{r['steps']} of {r['batch']}",
+            f"{r['error']:.3f}",
+        )
+        for r in found.values()
+    ]
     return table("recipe | steps | error of the velocity on 256 unseen scenes", rows)
 
 

@@ -156,18 +156,15 @@ def module_of(pipe, data, **changes):
     e = torch.randn(500, pipe.text_encoder.config.hidden_size)
     C_inv = changes.pop("C_inv", None)
     C_inv = inverse_metric(e.T @ e, 1e-2) if C_inv is None else C_inv
-    options = (
-        {
-            "beta": 0.75,
-            "tau": 0.1,
-            "lock": "local",
-            "batch_size": 4,
-            "i_star_decay": 0.99,
-            "seed": 0,
-            "learning_rate": {"o_star": 0.03, "embedding": 0.006, "relative": False},
-        }
-        | changes
-    )
+    options = {
+        "beta": 0.75,
+        "tau": 0.1,
+        "lock": "local",
+        "batch_size": 4,
+        "i_star_decay": 0.99,
+        "seed": 0,
+        "learning_rate": {"o_star": 0.03, "embedding": 0.006, "relative": False},
+    } | changes
     return PerfusionModule(pipe, data, "teddy*", "teddy", C_inv, **options)
 
 

@@ -20,7 +20,23 @@ from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer, T5Config, T5
 from perfusion.learning.captions import captions
 from perfusion.method.text import TEMPLATES
 
-WORDS = ("teddy", "cat", "dog", "robot", "beach", "snow", "night", "hat", "red", "blue", "on", "in", "the", "and", "with")
+WORDS = (
+    "teddy",
+    "cat",
+    "dog",
+    "robot",
+    "beach",
+    "snow",
+    "night",
+    "hat",
+    "red",
+    "blue",
+    "on",
+    "in",
+    "the",
+    "and",
+    "with",
+)
 CORPUS = [t.format(w) for t in TEMPLATES for w in WORDS] * 4 + ["tea", "pot", "a tea in a pot"] * 40 + captions(200)
 
 

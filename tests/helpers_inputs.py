@@ -50,14 +50,23 @@ def _leaves(group, prefix: str = "", depth: int = 0) -> dict[str, FieldInfo]:
 
 def ends(kind) -> list:
     """Values at and just beyond the ends of what a type allows, and all of few; [] where it has none."""
-    bounds = [b for m in getattr(kind, "metadata", ()) for b in (getattr(m, "ge", None), getattr(m, "le", None)) if b is not None]
+    bounds = [
+        b
+        for m in getattr(kind, "metadata", ())
+        for b in (getattr(m, "ge", None), getattr(m, "le", None))
+        if b is not None
+    ]
     inner = [kind.annotation] if isinstance(kind, FieldInfo) else get_args(kind)
     if get_origin(kind) is Annotated:
         bounds += [b for m in kind.__metadata__ if isinstance(m, FieldInfo) for b in ends(m)]
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     few = {bool: [True, False], type(None): [None]}.get(kind, []) if isinstance(kind, type) else []
-    found = few + [x for b in bounds for x in (b, b - 1, b + 1, float(b), math.nextafter(b, -math.inf), math.nextafter(b, math.inf))]
+    found = few + [
+        x
+        for b in bounds
+        for x in (b, b - 1, b + 1, float(b), math.nextafter(b, -math.inf), math.nextafter(b, math.inf))
+    ]
     return found + [x for a in inner if not isinstance(a, str) for x in ends(a)]
 
 
@@ -69,7 +78,11 @@ scalars = st.one_of(
         2**31, 2**32, 2**63, 1e308, -0.0, math.inf, -math.inf, math.nan,
     ]),
 )  # fmt: skip
-values = st.recursive(scalars, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), x, max_size=3), max_leaves=4)
+values = st.recursive(
+    scalars,
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=8) | st.integers(), x, max_size=3),
+    max_leaves=4,
+)
 
 
 @st.composite
@@ -132,7 +145,9 @@ def bad_inputs(count: int = 300, seed: int = 0, accepted: Callable[[str, str, ob
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
-            found["tracebacks"].append(f"{command} {key}={value!r:.{SHOWN}}: {type(error).__name__} at {where}: {error!s:.{SHOWN}}")
+            found["tracebacks"].append(
+                f"{command} {key}={value!r:.{SHOWN}}: {type(error).__name__} at {where}: {error!s:.{SHOWN}}"
+            )
 
     run()
     return found
@@ -169,7 +184,9 @@ def written(value) -> str:
         return "[" + ",".join(map(written, value)) + "]"
     if isinstance(value, dict):
         return "{" + ",".join(f"{written(k)}:{written(v)}" for k, v in value.items()) + "}"
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
+    return (
+        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else repr(value)
+    )
 
 
 @st.composite

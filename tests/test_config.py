@@ -43,12 +43,16 @@ def test_every_key_of_the_files_has_a_type_and_back():
     for command in COMMANDS:
         cfg = OmegaConf.to_container(composed(command), resolve=False)
         known = {key for key in keys_of(command) if not key.startswith(("logger.", "trainer."))}
-        shown = lambda d, at="": {k for n, v in d.items() for k in (shown(v, f"{at}{n}.") if isinstance(v, dict) and v else [at + n])}
+        shown = lambda d, at="": {
+            k for n, v in d.items() for k in (shown(v, f"{at}{n}.") if isinstance(v, dict) and v else [at + n])
+        }
         given = {key for key in shown(cfg) if not key.startswith(("logger.", "trainer."))}
         if command not in ("collect", "report"):  # whose experiments set keys of the jobs
             assert given <= known, f"{command}: {given - known}; add them to perfusion/config/schema.py"
         optional = {"model.config", "model.dino", "model.covariances", "arms", "comparisons"}
-        left = {key for key in known - given - optional if not key.startswith("method.")}  # a baseline's own, in conf/method
+        left = {
+            key for key in known - given - optional if not key.startswith("method.")
+        }  # a baseline's own, in conf/method
         assert not left, f"{command}: {left}; comment them in conf/"
 
 
@@ -212,7 +216,9 @@ def test_one_picture_and_a_list_of_pictures(tmp_path):
     for name in ("a.png", "b.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     (tmp_path / "concept.yaml").write_text("super_category: Teddy\nnote: 5\n")
-    of = lambda images: concept_of(OmegaConf.create({"concept": {"images": images, "name": None, "super_category": None}}))
+    of = lambda images: concept_of(
+        OmegaConf.create({"concept": {"images": images, "name": None, "super_category": None}})
+    )
     one, both = str(tmp_path / "a.png"), [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     assert of(one).images == one and of(both).images == both
     assert of(one).super_category == "teddy" and of(both).name == "teddy*"  # as tokenizers read it

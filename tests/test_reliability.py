@@ -16,7 +16,9 @@ ROOT = Path(__file__).parents[1]
 
 def campaign(command: str, results: Path, *counts: str) -> dict:
     asked = [sys.executable, ROOT / f"scripts/campaign/{command}.py", *counts, "--results", results]
-    done = subprocess.run(asked, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    done = subprocess.run(
+        asked, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(results.read_text())
 
@@ -83,8 +85,12 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
 
 def test_one_run_in_a_folder(tmp_path):
     with alone(tmp_path, "hydra.run.dir"):
-        code = "from perfusion.atomic import alone; import sys\nwith alone(sys.argv[1], 'hydra.run.dir'): print('inside')"
-        run = lambda: subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT, check=False)
+        code = (
+            "from perfusion.atomic import alone; import sys\nwith alone(sys.argv[1], 'hydra.run.dir'): print('inside')"
+        )
+        run = lambda: subprocess.run(
+            [sys.executable, "-c", code, tmp_path], capture_output=True, text=True, cwd=ROOT, check=False
+        )
         refused = run()
         assert "UserError: hydra.run.dir=" in refused.stderr and "is being written by another run" in refused.stderr
     assert run().stdout == "inside\n"

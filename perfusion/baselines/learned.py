@@ -60,7 +60,9 @@ class Learned:
                 raise KeyError("method")
             return cls({k: v.float() for k, v in tensors.items()}, **about)
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path} was not written by method={cls.__name__}; give the method that wrote it.") from error
+            raise UserError(
+                f"{path} was not written by method={cls.__name__}; give the method that wrote it."
+            ) from error
 
     def on(self, pipe) -> "Handle":
         """Raises UserError where the pipeline is of another base model."""
@@ -71,7 +73,9 @@ class Learned:
 def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file. Raises UserError for any other."""
     if not Path(path).is_file():
-        raise UserError(f"concept file {path} does not exist; give the path of a .safetensors file that a training saved.")
+        raise UserError(
+            f"concept file {path} does not exist; give the path of a .safetensors file that a training saved."
+        )
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -54,7 +54,9 @@ class TextualInversion(Learned):
         if ABOUT not in metadata:
             names = [*tensors]
             if names != ["clip_g", "clip_l"] and len(names) != 1:
-                raise UserError(f"{path} holds {names}; one embedding, or clip_l and clip_g, is what diffusers' format has.")
+                raise UserError(
+                    f"{path} holds {names}; one embedding, or clip_l and clip_g, is what diffusers' format has."
+                )
             word = names[0].strip("<>") if len(names) == 1 else path.stem
             order = SDXL if len(names) == 2 else names
             return cls({name: torch.atleast_2d(tensors[name].float()) for name in order}, word, super_category, word, 1)

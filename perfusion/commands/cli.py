@@ -22,7 +22,9 @@ FILE_APPS = {  # of perfusion.commands.concept_files: words in place of override
     "export": "write its embedding for other programs: perfusion export FILE --textual-inversion OUT",
     "push": "upload it to the Hugging Face hub: perfusion push FILE user/name [--private]",
 }
-PAGES = {"web": ("perfusion.web.command", "open a page to teach and to play: perfusion web [--port N] [Hydra overrides]")}
+PAGES = {
+    "web": ("perfusion.web.command", "open a page to teach and to play: perfusion web [--port N] [Hydra overrides]")
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,7 +34,9 @@ def main(argv: list[str] | None = None) -> None:
         print("usage: perfusion APP [Hydra overrides] [-m] [-q | -v]\n")
         print("\n".join(f"  {app:12}{what}" for app, (_, what) in (APPS | PAGES).items()))
         print("\n".join(f"  {app:12}{what}" for app, what in FILE_APPS.items()))
-        print("\nperfusion APP --help lists an app's configuration; -q shows the answer alone, -v all that libraries say.")
+        print(
+            "\nperfusion APP --help lists an app's configuration; -q shows the answer alone, -v all that libraries say."
+        )
         sys.exit(0)
     app, overrides = argv[0], argv[1:]
     if app in FILE_APPS:

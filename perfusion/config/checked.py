@@ -36,14 +36,18 @@ def check(command: str, cfg: DictConfig) -> DictConfig:
     """
     schema = COMMANDS[command]
     strict = schema.model_config.get("extra") == "forbid"
-    missing = [key for key in _missing(OmegaConf.to_container(cfg, resolve=False)) if strict or key in schema.model_fields]
+    missing = [
+        key for key in _missing(OmegaConf.to_container(cfg, resolve=False)) if strict or key in schema.model_fields
+    ]
     if missing:
         key = missing[0]
         allowed = _words(_field(schema, key.split("."))[1])
         raise UserError(f"{key} is not given; {GIVE.get(key, f'{allowed} is allowed')}.")
     keys = [key for key in cfg if strict or key in schema.model_fields]
     try:
-        plain = {k: OmegaConf.to_container(cfg[k], resolve=True) if OmegaConf.is_config(cfg[k]) else cfg[k] for k in keys}
+        plain = {
+            k: OmegaConf.to_container(cfg[k], resolve=True) if OmegaConf.is_config(cfg[k]) else cfg[k] for k in keys
+        }
     except (OmegaConfBaseException, RecursionError) as error:
         raise UserError(
             f"a value of the configuration cannot be made out ({' '.join(str(error).split())[:200]}); "
@@ -76,7 +80,9 @@ def read_beside(path: Path) -> dict:
     if plain is None:
         return {}
     if not isinstance(plain, dict):
-        raise UserError(f"{path} holds {shown(plain, 60)}; write lines as in super_category: teddy, or remove the file.")
+        raise UserError(
+            f"{path} holds {shown(plain, 60)}; write lines as in super_category: teddy, or remove the file."
+        )
     try:
         return Beside.model_validate(plain).model_dump(exclude_none=True)
     except ValidationError as error:
@@ -96,7 +102,11 @@ def _changed(before: dict, after: dict, prefix: str = "") -> list[tuple[str, obj
     found = []
     for name, value in after.items():
         old = before.get(name)
-        if isinstance(value, dict) and isinstance(old, dict) and all(isinstance(k, str) and "." not in k for k in value):
+        if (
+            isinstance(value, dict)
+            and isinstance(old, dict)
+            and all(isinstance(k, str) and "." not in k for k in value)
+        ):
             found += _changed(old, value, f"{prefix}{name}.")
         elif value != old or type(value) is not type(old):
             found.append((f"{prefix}{name}", value))
@@ -145,7 +155,11 @@ def _group(annotation) -> type[BaseModel] | None:
     """The group of keys that an annotation is, or may be."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = [_group(a) for a in get_args(annotation)] if get_origin(annotation) in (Union, types.UnionType, Annotated) else []
+    found = (
+        [_group(a) for a in get_args(annotation)]
+        if get_origin(annotation) in (Union, types.UnionType, Annotated)
+        else []
+    )
     return next((group for group in found if group), None)
 
 
@@ -186,6 +200,10 @@ def shown(value, most: int = 100, depth: int = 3) -> str:
     elif isinstance(value, (list, tuple)):
         text = "[" + ", ".join(shown(v, depth=depth - 1) for v in value[:20]) + "]"
     else:
-        text = {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+        text = (
+            {None: "null", True: "true", False: "false"}[value]
+            if value is None or isinstance(value, bool)
+            else str(value)
+        )
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -105,7 +105,9 @@ class Model(Group):
     dtype: Literal["float32", "float16", "bfloat16"]
     attention: Literal["sdpa", "sliced", "xformers"] | None = None
     gradient_checkpointing: Flag = False
-    resolution: Annotated[int, Field(strict=True, ge=8, le=8192, multiple_of=8, description="a multiple of 8 from 8 to 8192")]
+    resolution: Annotated[
+        int, Field(strict=True, ge=8, le=8192, multiple_of=8, description="a multiple of 8 from 8 to 8192")
+    ]
     scheduler: Text | None = None  # which names, models.check_model says
     steps: whole(1, 500)  # multistep solvers draw nothing but NaN near the 1000 of training
     guidance: number(0, 100)
@@ -149,7 +151,10 @@ class Beside(BaseModel):
     split: Literal["dev", "final"] | None = None
 
 
-Dotted = Annotated[str, Field(pattern=r"^\w+(\.\w+)+$", description="a class, as in perfusion.baselines.custom_diffusion.CustomDiffusion")]
+Dotted = Annotated[
+    str,
+    Field(pattern=r"^\w+(\.\w+)+$", description="a class, as in perfusion.baselines.custom_diffusion.CustomDiffusion"),
+]
 Strengths = several(number(0, 100), "a list of at least one number from 0 to 100, as in [0.5,1.0],") | None
 
 
@@ -204,7 +209,9 @@ class Evaluation(Group):
     seed: Seed
     beta: several(Beta, "a list of at least one number from -100 to 100, as in [0.6,0.75],")
     tau: several(Tau | None, "a list of at least one null or positive number (0.0001 to 100), as in [0.1,null],")
-    lock: several(Lock | None, "a list of global, null, or the lock that the concept was trained with, as in [null,global],")
+    lock: several(
+        Lock | None, "a list of global, null, or the lock that the concept was trained with, as in [null,global],"
+    )
     strength: Strengths = None
     batch_size: whole(1, 4096)
     dino: Text | None
@@ -242,7 +249,10 @@ class Trainer(BaseModel):
 
     accelerator: Text = "auto"
     devices: Annotated[
-        Literal["auto", -1, "-1"] | whole(1) | Annotated[str, Field(pattern=r"^\d+(,\d+)*$")] | Annotated[list[whole(0)], Field(min_length=1)],
+        Literal["auto", -1, "-1"]
+        | whole(1)
+        | Annotated[str, Field(pattern=r"^\d+(,\d+)*$")]
+        | Annotated[list[whole(0)], Field(min_length=1)],
         Field(description="auto, how many, or a list of their numbers"),
     ] = "auto"
     strategy: Text = "auto"
@@ -317,7 +327,9 @@ def per_concept(kind):
 
 class Generate(Group):
     model: Model
-    concepts: Annotated[dict[Word, Path] | None, Field(description="{a trigger word and a file}, as in {teddy*: teddy.safetensors},")]
+    concepts: Annotated[
+        dict[Word, Path] | None, Field(description="{a trigger word and a file}, as in {teddy*: teddy.safetensors},")
+    ]
     prompts: several(Text, 'a prompt or a list of prompts, as in ["a teddy* on a beach"],')
     negative_prompt: Text | None
     images: whole(1, 10_000)
@@ -357,7 +369,9 @@ class OfExperiment(BaseModel):
 
 
 class Collect(OfExperiment):
-    reference: Annotated[list[number(-1, 1)], Field(min_length=2, max_length=2, description="a list of two numbers from -1 to 1")]
+    reference: Annotated[
+        list[number(-1, 1)], Field(min_length=2, max_length=2, description="a list of two numbers from -1 to 1")
+    ]
     draws: whole(1, 100_000)
     seed: Seed
 

@@ -49,7 +49,9 @@ class Pretraining(pl.LightningModule):
         # Rows and noise follow from the step alone, so a resumed run is the uninterrupted one.
         step = self.global_step
         torch.manual_seed(self.cfg.seed * 1_000_003 + step)
-        rows = np.sort(self.pool[np.random.default_rng([self.cfg.seed, step]).integers(0, len(self.pool), self.cfg.batch)])
+        rows = np.sort(
+            self.pool[np.random.default_rng([self.cfg.seed, step]).integers(0, len(self.pool), self.cfg.batch)]
+        )
         losses = self.loss(rows)
         self.log_dict(losses, prog_bar=True)
         return losses["loss"]
@@ -79,7 +81,9 @@ def fit(module: Pretraining, name: str) -> None:
     """Train `module` to cfg.steps, or for cfg.minutes; goes on from the newest checkpoint under home()."""
     cfg = module.cfg
     if cfg.timed and not cfg.minutes:
-        raise UserError("timed=true needs the minutes that the rate falls over; add minutes=NUMBER, or set timed=false.")
+        raise UserError(
+            "timed=true needs the minutes that the rate falls over; add minutes=NUMBER, or set timed=false."
+        )
     folder = home() / "emojiland/checkpoints" / name
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)

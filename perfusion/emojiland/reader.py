@@ -58,7 +58,9 @@ class Reader(nn.Module):
     def load(cls, folder: Path) -> "Reader":
         config = json.loads((folder / "config.json").read_text())
         if json.loads(json.dumps(HEADS)) != config["heads"]:
-            raise UserError(f"the reader in {folder} was trained on other labels than this Emojiland's; train it again.")
+            raise UserError(
+                f"the reader in {folder} was trained on other labels than this Emojiland's; train it again."
+            )
         reader = cls(config["width"])
         weights = load_file(folder / "reader.safetensors")
         reader.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})

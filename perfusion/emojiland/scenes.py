@@ -109,15 +109,23 @@ def _jittered(drawing: Image.Image, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(rgba.astype(np.uint8), "RGBA")
 
 
-def _dressed(name: str, wearer: str, body: Image.Image, x: int, y: int, rng: np.random.Generator) -> tuple[Image.Image, int, int]:
+def _dressed(
+    name: str, wearer: str, body: Image.Image, x: int, y: int, rng: np.random.Generator
+) -> tuple[Image.Image, int, int]:
     """The accessory for a body at (x, y) and where it goes: hats sit on top, sunglasses before the eyes."""
     worn = sprites()[name, _pick(rng, artists_of(name, True))]
     if name == "sunglasses":
         worn = _sized(worn, 0.72 * body.width)
-        return worn, x + (body.width - worn.width) // 2, y + round(EYES.get(wearer, 0.45) * body.height - worn.height / 2)
+        return (
+            worn,
+            x + (body.width - worn.width) // 2,
+            y + round(EYES.get(wearer, 0.45) * body.height - worn.height / 2),
+        )
     worn = _sized(worn, min(0.62 * body.width, 22))
     depth = round(0.14 * body.height) + 1
-    top = np.asarray(body.getchannel("A"), np.float64)[:depth].sum(0)  # where the drawing's top is: a guitar's is at its neck
+    top = np.asarray(body.getchannel("A"), np.float64)[:depth].sum(
+        0
+    )  # where the drawing's top is: a guitar's is at its neck
     middle = (top * np.arange(body.width)).sum() / max(top.sum(), 1) + 0.5
     left = np.clip(x + middle - worn.width / 2, 0, SIDE - worn.width)
     return worn, int(left), max(0, y - worn.height + depth)

@@ -148,6 +148,8 @@ def concept_figure(result: dict, shown: list[Image.Image], path: Path) -> None:
         arms,
         {k: keep(v) for k, v in pictures.items()},
         path,
-        f"{result['concept']} by inference bias β" if "beta" in result["summary"][0] else f"{result['concept']} by strength s",
+        f"{result['concept']} by inference bias β"
+        if "beta" in result["summary"][0]
+        else f"{result['concept']} by strength s",
         f'a point: mean over {count} pictures, filled on the Pareto front; below: "{below}"',
     )

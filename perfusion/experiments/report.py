@@ -185,7 +185,11 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
                   for row in p["at_equal_beta"]]  # fmt: skip
     arms = [{"arm": arm, "hypervolume": a["hypervolume"], "95 %": str(a["hypervolume_interval"])}
             for arm, a in result["arms"].items()]  # fmt: skip
-    axes = [name for name in ("beta", "tau", "lock", "strength") if any(name in a["points"][0] for a in result["arms"].values())]
+    axes = [
+        name
+        for name in ("beta", "tau", "lock", "strength")
+        if any(name in a["points"][0] for a in result["arms"].values())
+    ]
     points = [{"arm": arm} | p for arm, a in result["arms"].items() for p in a["points"]]
     meant = [{"measure": k, "definition": v} for k, v in result["definitions"].items()]
     unit = lambda job: (job[1]["job"]["concept"], job[1]["job"]["seed"])

@@ -42,7 +42,9 @@ def resolved(cfg: DictConfig) -> DictConfig:
     """The job's configuration: the arm's settings merged in, the experiment's own keys left out."""
     plain = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in OF_EXPERIMENTS])
     if not OmegaConf.is_dict(cfg.get("arms")):
-        raise UserError(f"name={cfg.name} is of an experiment, and none is chosen; give +experiment=NAME, or name=null.")
+        raise UserError(
+            f"name={cfg.name} is of an experiment, and none is chosen; give +experiment=NAME, or name=null."
+        )
     if OmegaConf.is_missing(cfg, "arm") or cfg.arm not in cfg.arms:
         given = None if OmegaConf.is_missing(cfg, "arm") else cfg.arm
         raise UserError(

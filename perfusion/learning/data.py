@@ -25,6 +25,7 @@ from perfusion.plots import grid
 
 __all__ = ["ConceptData", "Latents", "picture_paths", "real_pictures"]
 
+
 @dataclass
 class Latents:
     """What training sees: latents [n, C, h, w] and masks [n, 1, h, w] in [0, 1] of pictures of `resolution` pixels a side."""

@@ -24,7 +24,11 @@ OF_PERFUSION = ("lock", "i_star_decay", "masked_prior", "i_star_gradient")
 def about_run(cfg: DictConfig, concept: DictConfig) -> dict:
     """What a run that goes on must have in common with the one before, as far as it is known before any weights load."""
     if cfg.method.module:
-        return {"concept.name": concept.name, "concept.super_category": concept.super_category, "method": cfg.method.name}
+        return {
+            "concept.name": concept.name,
+            "concept.super_category": concept.super_category,
+            "method": cfg.method.name,
+        }
     return about(concept.name, concept.super_category, cfg.lock)
 
 
@@ -38,7 +42,11 @@ def module_of(cfg: DictConfig, pipe, latents, concept: DictConfig) -> tuple:
         metadata["config"]["method"] = settings["method"]
         cls = hydra.utils.get_object(cfg.method.module)
         words = (concept.name, concept.super_category)
-        return cls(pipe, latents, *words, method=settings["method"], sampling=Sampling.of(cfg.model), **common), metadata, None
+        return (
+            cls(pipe, latents, *words, method=settings["method"], sampling=Sampling.of(cfg.model), **common),
+            metadata,
+            None,
+        )
     C = covariance(pipe, cfg.model, **cfg.covariance)
     metadata["config"] |= {name: settings[name] for name in OF_PERFUSION}
     metadata |= {"covariance_hash": C.hash, "shrinkage": cfg.model.shrinkage}
@@ -62,7 +70,9 @@ def word_of(learned) -> str:
 
 def put_on(pipe, learned, **options):
     """The concept on the pipeline; the handle's `unload` takes it off. options: of load_concepts, for Perfusion alone."""
-    return load_concepts(pipe, {learned.trigger: learned}, **options) if isinstance(learned, Concept) else learned.on(pipe)
+    return (
+        load_concepts(pipe, {learned.trigger: learned}, **options) if isinstance(learned, Concept) else learned.on(pipe)
+    )
 
 
 def operating_points(strengths: list[float] | None) -> list[tuple[str, dict]]:

@@ -168,7 +168,9 @@ def _without_texts(data: bytes) -> bytes:
         sound = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end]) if end <= len(data) else False
         if kind in KEPT and not sound:
             raise ValueError(f"its part {kind.decode()} is {'damaged' if end <= len(data) else 'cut short'}")
-        if sound and (kind in (*KEPT, b"eXIf") or (kind == b"iTXt" and length < 2**20 and data.startswith(XMP, at + 8))):
+        if sound and (
+            kind in (*KEPT, b"eXIf") or (kind == b"iTXt" and length < 2**20 and data.startswith(XMP, at + 8))
+        ):
             parts.append(data[at:end])
         at = end
         if kind == b"IEND":

@@ -138,7 +138,11 @@ class Selection(pl.Callback):
 
     def _logged(self) -> dict:
         """The last step's scores, where it was drawn."""
-        return {k: v for k, v in self.history[-1].items() if k not in ("step", "seconds")} if self.drawn and self.history else {}
+        return (
+            {k: v for k, v in self.history[-1].items() if k not in ("step", "seconds")}
+            if self.drawn and self.history
+            else {}
+        )
 
     # -- going on -----------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict:

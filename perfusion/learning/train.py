@@ -99,7 +99,9 @@ def check(cfg: DictConfig, concept: DictConfig) -> None:
     add_placeholders(tokenizer, [concept.name])
     count = len(picture_paths(concept.images))
     if cfg.shots is not None and cfg.shots > count:
-        raise UserError(f"shots={cfg.shots} is more than the {count} pictures in {concept.images}; null learns from all.")
+        raise UserError(
+            f"shots={cfg.shots} is more than the {count} pictures in {concept.images}; null learns from all."
+        )
     if cfg.concept_file:
         check_place("concept_file", cfg.concept_file)
     if cfg.resume:

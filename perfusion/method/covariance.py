@@ -225,9 +225,9 @@ def second_moment(
                 e, ids = text_encoder(whole)[0], text_encoder.kept(whole)
                 mask = ids != tokenizer.pad_token_id
             else:
-                batch = tokenizer(
-                    part, padding=padding, max_length=limit, truncation=True, return_tensors="pt"
-                ).to(device)
+                batch = tokenizer(part, padding=padding, max_length=limit, truncation=True, return_tensors="pt").to(
+                    device
+                )
                 e, ids, mask = text_encoder(batch.input_ids)[0], batch.input_ids, batch.attention_mask
             e = e[token_mask(ids, mask, tokens, tokenizer)].double()
             C, count = C + e.T @ e, count + len(e)

@@ -132,7 +132,10 @@ class WidenedLinear(nn.Module):
         tensors = [*self.parameters(), *self.buffers()]
         if any(t.is_inference() for t in (source, *tensors)):
             return self.project(self.slice(x, width))
-        key: list = [(t.data_ptr(), t._version) for t in tensors] + [source._version, torch.is_autocast_enabled(x.device.type)]
+        key: list = [(t.data_ptr(), t._version) for t in tensors] + [
+            source._version,
+            torch.is_autocast_enabled(x.device.type),
+        ]
         if self.base is not None and _is_lora(self.base):
             lora = self.base
             key += [lora.disable_adapters, *lora.active_adapters, *lora.merged_adapters, *lora.scaling.items()]

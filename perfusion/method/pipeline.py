@@ -189,7 +189,9 @@ class LoadedConcepts:
         for name, (tokenizer, _) in added.items():
             setattr(pipe, name, tokenizer)
         changed = [name for name in ("encode_prompt", *ON_THE_BASE) if hasattr(pipe, name)]
-        self._own = {name: pipe.__dict__[name] for name in changed if name in pipe.__dict__}  # normally the class has them
+        self._own = {
+            name: pipe.__dict__[name] for name in changed if name in pipe.__dict__
+        }  # normally the class has them
         for name in changed:
             setattr(pipe, name, functools.partial(self._on_the_base, name))
         pipe.encode_prompt = self.encode_prompt

@@ -23,7 +23,9 @@ def tokenizers_of(pipe) -> dict:
 
 def base_size(tokenizer) -> int:
     """How many tokens the base model's tokenizer has: those before the first that was added to it, by a textual inversion."""
-    added = (i for i, token in tokenizer.added_tokens_decoder.items() if i >= tokenizer.vocab_size and not token.special)
+    added = (
+        i for i, token in tokenizer.added_tokens_decoder.items() if i >= tokenizer.vocab_size and not token.special
+    )
     return min(added, default=len(tokenizer))
 
 
@@ -40,7 +42,9 @@ def text_encoder_of(pipe) -> nn.Module:
     # What was added to one of them, by a textual inversion, is no part of the base. Comparing 49,408 rows takes longer than
     # all else in load_concepts.
     own = lambda tokenizer, size: {word: i for word, i in tokenizer.get_vocab().items() if i < size}
-    if not kept(pipe, "vocabulary", (one, two, len(one), len(two)), lambda: own(one, base_size(one)) == own(two, base_size(two))):
+    if not kept(
+        pipe, "vocabulary", (one, two, len(one), len(two)), lambda: own(one, base_size(one)) == own(two, base_size(two))
+    ):
         raise UserError(
             f"tokenizer and tokenizer_2 of {type(pipe).__name__} have different vocabularies ({len(pipe.tokenizer)} and "
             f"{len(pipe.tokenizer_2)} tokens); pipelines whose text encoders share one (SDXL's) are allowed."

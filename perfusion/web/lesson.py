@@ -56,7 +56,9 @@ class Lesson:
     def find_masks(self, word: str, segmenter: str) -> None:
         """Masks beside the pictures: those mended stay, else a picture's alpha channel, else zero-shot by the word."""
         pictures = [read_picture(path)[0] for path in self.paths]
-        done = lambda n: n in self.mended or alpha_mask(pictures[n]) or (self.word == word and mask_path(self.paths[n]).exists())
+        done = lambda n: (
+            n in self.mended or alpha_mask(pictures[n]) or (self.word == word and mask_path(self.paths[n]).exists())
+        )
         todo = [n for n in range(len(self.paths)) if not done(n)]
         whites = [on_white(pictures[n]) for n in todo]
         for n, white, mask in zip(todo, whites, segment(whites, [word] * len(todo), segmenter) if todo else []):
@@ -79,7 +81,9 @@ class Lesson:
             raise UserError(
                 f"the mask of picture {n + 1} is empty, so nothing would be learned from it; paint the object."
             )
-        with whole(mask_path(self.paths[n])) as part:  # without the note of a mask that was made: it stays whatever the word
+        with whole(
+            mask_path(self.paths[n])
+        ) as part:  # without the note of a mask that was made: it stays whatever the word
             mask.resize(read_picture(self.paths[n])[0].size, Image.Resampling.BILINEAR).save(part, "PNG")
         self.mended.add(n)
 

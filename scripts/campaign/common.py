@@ -26,8 +26,22 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "scripts")]
 os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
 RESULTS = ROOT / "results/reliability.json"
-VOLATILE = {"seconds", "train_seconds", "job_seconds", "median_seconds", "peak_mib", "surroundings", "commits", "sum", "folder"}
-LOGS = {"metrics.csv", "hparams.yaml", "multirun.yaml"}  # Lightning's, written line by line, and Hydra's of where it ran
+VOLATILE = {
+    "seconds",
+    "train_seconds",
+    "job_seconds",
+    "median_seconds",
+    "peak_mib",
+    "surroundings",
+    "commits",
+    "sum",
+    "folder",
+}
+LOGS = {
+    "metrics.csv",
+    "hparams.yaml",
+    "multirun.yaml",
+}  # Lightning's, written line by line, and Hydra's of where it ran
 
 
 def arguments(doc: str, **counts: int | str) -> argparse.Namespace:

@@ -36,7 +36,9 @@ def main() -> None:
             examples += found.pop("examples")
             figures.update(found)
             print(f"{kind}: {found}, {child.seconds:.0f} s", flush=True)
-    counted = {k: figures[k] for k in ("fuzzed_files", "refused", "unchanged", "silent_loads", "tracebacks", "over_memory")}
+    counted = {
+        k: figures[k] for k in ("fuzzed_files", "refused", "unchanged", "silent_loads", "tracebacks", "over_memory")
+    }
     keep(asked.results, "fuzz", counted | {"fuzzed_kinds": kinds, "fuzz_examples": examples[:20]}, started)
 
 
@@ -131,7 +133,9 @@ def huge(kind: str, data: bytearray, random) -> bytearray:
         (length,) = struct.unpack("<Q", data[:8])
         header = json.loads(data[8 : 8 + length])
         name = random.choice([n for n in header if n != "__metadata__"])
-        header[name][random.choice(["shape", "data_offsets"])] = random.choice([[size], [size, size], [0, size], [-1], [2**16] * 4])
+        header[name][random.choice(["shape", "data_offsets"])] = random.choice(
+            [[size], [size, size], [0, size], [-1], [2**16] * 4]
+        )
         text = json.dumps(header).encode()
         return bytearray(struct.pack("<Q", len(text)) + text + data[8 + length :])
     if kind == "mask":
@@ -158,7 +162,9 @@ def concept(folder: Path, seed: int) -> bytes:
 
     g = torch.Generator().manual_seed(seed)
     r = lambda n: torch.randn(n, generator=g)
-    made = Concept("teddy*", "teddy", r(32), r(32), r(32), {"a": r(16), "b": r(24)}, base_hash="0" * 32, config={"seed": seed})
+    made = Concept(
+        "teddy*", "teddy", r(32), r(32), r(32), {"a": r(16), "b": r(24)}, base_hash="0" * 32, config={"seed": seed}
+    )
     made.save(folder / "made.safetensors")
     return (folder / "made.safetensors").read_bytes()
 
@@ -167,7 +173,9 @@ def read_concept(path: Path):
     from perfusion.method.concept import Concept
 
     found = Concept.load(path)
-    plain = lambda v: {k: plain(x) for k, x in v.items()} if isinstance(v, dict) else digest(v.numpy()) if hasattr(v, "numpy") else v
+    plain = lambda v: (
+        {k: plain(x) for k, x in v.items()} if isinstance(v, dict) else digest(v.numpy()) if hasattr(v, "numpy") else v
+    )
     return {f.name: plain(getattr(found, f.name)) for f in fields(found)}
 
 
@@ -192,7 +200,10 @@ def checkpoint(folder: Path, seed: int) -> bytes:
     import torch
 
     state = {f"o_star_v.{i}": torch.randn(1, 16, generator=torch.Generator().manual_seed(seed + i)) for i in range(6)}
-    torch.save({"state_dict": state, "global_step": 7 + seed, "loops": {}, "perfusion": {}, "callbacks": {"best": 0.5}}, folder / "made.ckpt")
+    torch.save(
+        {"state_dict": state, "global_step": 7 + seed, "loops": {}, "perfusion": {}, "callbacks": {"best": 0.5}},
+        folder / "made.ckpt",
+    )
     return (folder / "made.ckpt").read_bytes()
 
 
@@ -210,7 +221,10 @@ def imported(folder: Path, seed: int) -> bytes:
 
     r = lambda *n: torch.randn(*n, generator=torch.Generator().manual_seed(seed))
     parts = {"target_input": r(8), "C_inv": r(8, 8), "embedding": {"string_to_param": {"*": r(1, 8)}}}
-    torch.save(parts | {"target_output": {"input_blocks.1.1.transformer_blocks.0.attn2.to_v.target_output": r(4, 8)}}, folder / "made.ckpt")
+    torch.save(
+        parts | {"target_output": {"input_blocks.1.1.transformer_blocks.0.attn2.to_v.target_output": r(4, 8)}},
+        folder / "made.ckpt",
+    )
     return (folder / "made.ckpt").read_bytes()
 
 
@@ -218,14 +232,20 @@ def read_imported(path: Path):
     from perfusion.commands.interchange import read_checkpoint
 
     found = read_checkpoint(path)
-    return {k: digest(v.numpy()) if hasattr(v, "numpy") else {n: digest(o.numpy()) for n, o in v.items()} for k, v in found.items()}
+    return {
+        k: digest(v.numpy()) if hasattr(v, "numpy") else {n: digest(o.numpy()) for n, o in v.items()}
+        for k, v in found.items()
+    }
 
 
 def result(folder: Path, seed: int) -> bytes:
     from perfusion.results import write_result
 
     rows = {"point": [0, 1] * 20, "text": [0.1 * seed + i / 100 for i in range(40)]}
-    write_result(folder / "made.json", {"concept": "teddy*", "rows": rows, "points": [{"beta": 0.6}, {"beta": 0.75}], "drift": None})
+    write_result(
+        folder / "made.json",
+        {"concept": "teddy*", "rows": rows, "points": [{"beta": 0.6}, {"beta": 0.75}], "drift": None},
+    )
     return (folder / "made.json").read_bytes()
 
 
@@ -262,7 +282,9 @@ def read_yaml(path: Path):
 
     from perfusion.config import concept_of
 
-    found = concept_of(OmegaConf.create({"concept": {"images": str(path.parent), "super_category": None, "name": None}}))
+    found = concept_of(
+        OmegaConf.create({"concept": {"images": str(path.parent), "super_category": None, "name": None}})
+    )
     words = {k: found.get(k) for k in ("name", "super_category", "artist")}
     return "words" if all(v is None or isinstance(v, str) for v in words.values()) else words
 
@@ -300,7 +322,18 @@ def foreign_pickle(random, whole: bytes) -> bytes:
 
     sound = {"global_step": 3, "loops": {}, "perfusion": {}, "callbacks": {}}
     out = io.BytesIO()
-    torch.save(random.choice([[1, 2], {"a": torch.ones(3)}, torch.ones(2), sound | {"state_dict": {"x": torch.tensor(float("nan"))}}, torch.nn.Linear(2, 2)]), out)
+    torch.save(
+        random.choice(
+            [
+                [1, 2],
+                {"a": torch.ones(3)},
+                torch.ones(2),
+                sound | {"state_dict": {"x": torch.tensor(float("nan"))}},
+                torch.nn.Linear(2, 2),
+            ]
+        ),
+        out,
+    )
     return random.choice([out.getvalue(), pickle.dumps({"state_dict": print})])
 
 
@@ -317,7 +350,9 @@ def foreign_picture(random, whole: bytes) -> bytes:
     from PIL import Image
 
     out = io.BytesIO()
-    Image.new(random.choice(["RGB", "L", "1", "RGBA"]), random.choice([(48, 32), (32, 48), (1, 1)])).save(out, random.choice(["PNG", "GIF", "TIFF"]))
+    Image.new(random.choice(["RGB", "L", "1", "RGBA"]), random.choice([(48, 32), (32, 48), (1, 1)])).save(
+        out, random.choice(["PNG", "GIF", "TIFF"])
+    )
     return out.getvalue()
 
 

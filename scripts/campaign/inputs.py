@@ -37,7 +37,12 @@ def main() -> None:
             if not (code == 0 and "Traceback" not in said or code == 2 and one_sentence(log)):
                 examples.append(f"perfusion {command} {given:.200}: exit {code}: {said[-600:]}")
                 print(examples[-1], flush=True)
-    keep(asked.results, "inputs", found | {"tracebacks": len(examples)} | ends | {"input_examples": examples[:20]}, started)
+    keep(
+        asked.results,
+        "inputs",
+        found | {"tracebacks": len(examples)} | ends | {"input_examples": examples[:20]},
+        started,
+    )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,9 @@ def a_round(name: str, folder: Path, undisturbed: dict, random, most: int) -> tu
     done_before = name == "covariance" and "exists already" in said and "Traceback" not in said
     if code and not done_before:
         problems.append(f"{name}: the same command ended with {code}: {said[-300:]}")
-    problems += [f"{p} was written again" for p, at in results.items() if p.stat().st_mtime_ns != at and name != "train"]
+    problems += [
+        f"{p} was written again" for p, at in results.items() if p.stat().st_mtime_ns != at and name != "train"
+    ]
     found = {str(p.relative_to(here)): content(p) for p in files(here)}
     problems += [f"{name}: {p} is not as undisturbed" for p in expected | found if expected.get(p) != found.get(p)]
     return problems, killed

@@ -15,7 +15,14 @@ from common import Child, arguments, content, files, keep, one_sentence, perfusi
 from kills import COMMANDS, damaged, place, references
 
 RUNS = {name: COMMANDS[name] for name in ("train", "covariance", "evaluate", "collect")}
-GENERATE = ("generate", "concepts={teddy*: c.safetensors}", 'prompts=["a teddy* at night"]', "images=2", "model.steps=2", "hydra.run.dir=run")
+GENERATE = (
+    "generate",
+    "concepts={teddy*: c.safetensors}",
+    'prompts=["a teddy* at night"]',
+    "images=2",
+    "model.steps=2",
+    "hydra.run.dir=run",
+)
 
 
 def main() -> None:
@@ -33,13 +40,20 @@ def main() -> None:
         print("two_runs", found["two_runs"], flush=True)
     figures = {f"places_{name}": "skipped" if problems is None else len(problems) for name, problems in found.items()}
     figures["places_rounds"] = asked.rounds
-    keep(asked.results, "places", figures | {"places_problems": [p for v in found.values() for p in v or []][:20]}, started)
+    keep(
+        asked.results,
+        "places",
+        figures | {"places_problems": [p for v in found.values() for p in v or []][:20]},
+        started,
+    )
 
 
 def mounts(folder: Path) -> bool:
     """Whether a small disk can be mounted here."""
     (folder / "disk").mkdir(exist_ok=True)
-    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder / "disk"], capture_output=True, check=False)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder / "disk"], capture_output=True, check=False
+    )
     if made.returncode == 0:
         subprocess.run(["umount", folder / "disk"], check=True)
     return made.returncode == 0
@@ -119,7 +133,9 @@ def clock_back(folder: Path, random, undisturbed: dict) -> list[str]:
         problems += ended_well(f"{name} with a clock that goes back", child, here, (0,))
         found = {str(p.relative_to(here)): content(p) for p in files(here)}
         expected = undisturbed[name][0]
-        problems += [f"{name}: {p} differs with a clock that goes back" for p in expected if found.get(p) != expected[p]]
+        problems += [
+            f"{name}: {p} differs with a clock that goes back" for p in expected if found.get(p) != expected[p]
+        ]
     return problems
 
 
@@ -133,7 +149,10 @@ def two_runs(folder: Path, random) -> list[str]:
         second = Child(perfusion(*COMMANDS[name]), here, folder / "second.log")
         codes = second.wait(), first.wait()
         said = [(folder / f"{which}.log").read_text(errors="replace") for which in ("second", "first")]
-        refused = [code == 2 and ("being written by another run" in text or "exists already" in text) for code, text in zip(codes, said)]
+        refused = [
+            code == 2 and ("being written by another run" in text or "exists already" in text)
+            for code, text in zip(codes, said)
+        ]
         if sorted(codes) != [0, 2] or not any(refused) or any("Traceback" in text for text in said):
             problems.append(f"two of {name} ended with {codes}: {json.dumps([t[-300:] for t in said])}")
         problems += damaged(here)
@@ -141,7 +160,9 @@ def two_runs(folder: Path, random) -> list[str]:
     children = [Child(perfusion(*COMMANDS["sweep"]), here, folder / f"{i}.log") for i in range(2)]
     codes = [child.wait() for child in children]
     if codes != [0, 0]:
-        problems.append(f"two sweeps ended with {codes}: {[(folder / f'{i}.log').read_text()[-300:] for i in range(2)]}")
+        problems.append(
+            f"two sweeps ended with {codes}: {[(folder / f'{i}.log').read_text()[-300:] for i in range(2)]}"
+        )
     return problems + damaged(here)
 
 

@@ -33,7 +33,12 @@ def main() -> None:
                 mismatches += [f"{settings} from step {step}: {what}" for what in differ]
                 done, at = done + 1, [*at, step]
                 print(f"{done}: step {step} of {STEPS}, {differ or 'equal'}", flush=True)
-    keep(asked.results, "resumes", {"resumes": done, "resume_mismatches": len(mismatches), "mismatches": mismatches[:20]}, started)
+    keep(
+        asked.results,
+        "resumes",
+        {"resumes": done, "resume_mismatches": len(mismatches), "mismatches": mismatches[:20]},
+        started,
+    )
 
 
 def drawn(random) -> list[str]:

@@ -85,7 +85,9 @@ def tiny(folder: Path):
             noisy = lambda x: x + 0.5 * x.std() * torch.randn(x.shape)
             i_star = noisy(super_encoding(tokenizer, encoder, word))
             o_star = {n: noisy(a.to_v.weight.detach() @ i_star) for n, a in cross_attentions(denoiser).items()}
-            concept = Concept(trigger, word, i_star, i_star, noisy(word_embedding(tokenizer, encoder, word)), o_star, base_hash=hash)
+            concept = Concept(
+                trigger, word, i_star, i_star, noisy(word_embedding(tokenizer, encoder, word)), o_star, base_hash=hash
+            )
             found.append(folder / f"{word}-{i}.safetensors")
             concept.save(found[-1])
     return pipe, files
@@ -95,7 +97,9 @@ def picture(pipe, prompt: str):
     import torch
 
     generator = torch.Generator().manual_seed(7)
-    return pipe(prompt, generator=generator, num_inference_steps=2, height=16, width=16, output_type="latent").images.numpy()
+    return pipe(
+        prompt, generator=generator, num_inference_steps=2, height=16, width=16, output_type="latent"
+    ).images.numpy()
 
 
 def together(pipe, which: list[int]) -> list:

@@ -84,7 +84,9 @@ def test_only_its_own_numbers_move_and_the_loss_falls(pipe, tmp_path, name):
     wanted = {"textual_inversion": 32, "custom_diffusion": keys + 32}
     assert sum(p.numel() for p in module.parameters()) == wanted.get(name, sum(p.numel() for p in start.values()))
     if name == "dreambooth_lora":
-        shapes = [m.weight.shape for n, m in pipe.unet.named_modules() if n.endswith(("to_q", "to_k", "to_v", "to_out.0"))]
+        shapes = [
+            m.weight.shape for n, m in pipe.unet.named_modules() if n.endswith(("to_q", "to_k", "to_v", "to_out.0"))
+        ]
         assert sum(p.numel() for p in module.parameters()) == sum(4 * (out + into) for out, into in shapes)
 
 
@@ -148,7 +150,9 @@ def test_diffusers_reads_the_embedding_and_the_lora(pipe, folder, tmp_path):
         assert np.abs(pictures(stock, concept.word) - ours).max() <= 2
 
     save_file({"<their-toy>": torch.ones(32)}, tmp_path / "learned_embeds.safetensors")
-    theirs = get_object(method_of("textual_inversion")["learned"]).load(tmp_path / "learned_embeds.safetensors", "teddy")
+    theirs = get_object(method_of("textual_inversion")["learned"]).load(
+        tmp_path / "learned_embeds.safetensors", "teddy"
+    )
     assert theirs.word == "their-toy" and put_on(pipe, theirs).unload() is None
     save_file({"a": torch.ones(32), "b": torch.ones(32)}, tmp_path / "two.safetensors")
     with pytest.raises(UserError, match="one embedding, or clip_l and clip_g"):

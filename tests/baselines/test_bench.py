@@ -21,12 +21,27 @@ def prompts(tmp_path):
 
 
 def test_one_bench_for_every_method(perfusion_here, prompts, monkeypatch, capsys):
-    arms = "{perfusion: {}, textual_inversion: {method: textual_inversion}, dreambooth_lora: {method: dreambooth_lora}, "
+    arms = (
+        "{perfusion: {}, textual_inversion: {method: textual_inversion}, dreambooth_lora: {method: dreambooth_lora}, "
+    )
     arms += "dreambooth_lora_prior: {method: {name: dreambooth_lora, prior_pictures: 2}}, "
     arms += "custom_diffusion: {method: {name: custom_diffusion, prior_pictures: 2}}}"
-    sweep = ("train", "-m", "+experiment=baselines", "concept=teddy", *QUICK, "selection.every=1", *SCORE, prompts, f"arms={arms}")
+    sweep = (
+        "train",
+        "-m",
+        "+experiment=baselines",
+        "concept=teddy",
+        *QUICK,
+        "selection.every=1",
+        *SCORE,
+        prompts,
+        f"arms={arms}",
+    )
     perfusion_here(*sweep)
-    jobs = {read_result(p)["job"]["arm"]: (p.parent, read_result(p)) for p in Path("multirun/baselines").glob("*/result.json")}
+    jobs = {
+        read_result(p)["job"]["arm"]: (p.parent, read_result(p))
+        for p in Path("multirun/baselines").glob("*/result.json")
+    }
     assert set(jobs) == set(METHODS) and "FAILED" not in capsys.readouterr().out
     for name, (folder, result) in jobs.items():
         strengths = [point.get("strength", point.get("beta")) for point in result["points"]]
@@ -54,7 +69,15 @@ def test_one_bench_for_every_method(perfusion_here, prompts, monkeypatch, capsys
 @pytest.mark.parametrize("method", METHODS[1:3] + METHODS[4:])
 def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, capsys):
     fewer = ["method.prior_pictures=2"] if method == "custom_diffusion" else []
-    perfusion_here("train", f"method={method}", "concept=teddy", *QUICK, *fewer, "hydra.run.dir=run", "concept_file=mine.safetensors")
+    perfusion_here(
+        "train",
+        f"method={method}",
+        "concept=teddy",
+        *QUICK,
+        *fewer,
+        "hydra.run.dir=run",
+        "concept_file=mine.safetensors",
+    )
     assert Path("run/picture.png").stat().st_size > 5000 and Path("run/attention.png").stat().st_size > 5000
     score = ("model.steps=2", "evaluation.seeds=1", "evaluation.drift=true", prompts, "hydra.run.dir=scores")
     perfusion_here("evaluate", f"method={method}", "concept=teddy", "concept_file=mine.safetensors", *score)

@@ -7,7 +7,17 @@ from helpers_emojiland import QUICK
 from perfusion.commands.terminal import VARIABLE, take_flags
 
 BAR = [word for word in QUICK if "progress_bar" not in word]
-CHATTER = ("INFO", "Tip", "Epoch", "Loading", "LeafSpec", "is not empty", "log_every_n_steps", "open_clip", "GPU available")
+CHATTER = (
+    "INFO",
+    "Tip",
+    "Epoch",
+    "Loading",
+    "LeafSpec",
+    "is not empty",
+    "log_every_n_steps",
+    "open_clip",
+    "GPU available",
+)
 
 
 def test_a_training_shows_ten_lines_and_quiet_its_answer(perfusion_here, monkeypatch, capfd):

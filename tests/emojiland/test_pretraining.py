@@ -27,7 +27,9 @@ class Mean(Pretraining):
 def test_a_schedule_over_minutes_ends_with_them(tmp_path, monkeypatch):
     monkeypatch.setenv("PERFUSION_CACHE", str(tmp_path))
     with initialize_config_dir(str(CONF / "pretrain"), version_base="1.3"):
-        cfg = compose("vae", ["scenes=8", "batch=4", "warmup=1", "steps=1000000", "timed=true", "minutes=0.05", "ema=.9"])
+        cfg = compose(
+            "vae", ["scenes=8", "batch=4", "warmup=1", "steps=1000000", "timed=true", "minutes=0.05", "ema=.9"]
+        )
         untimed = compose("vae", ["scenes=8", "timed=true"])
     scenes = SceneCache(8, 1, held_out=False, folder=tmp_path / "scenes")
     module = Mean(cfg, scenes)

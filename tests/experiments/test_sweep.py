@@ -38,9 +38,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert run(perfusion_here, *sweep) == 0
     said = capsys.readouterr().out
     assert (
-        "left out" in said
-        and "fox* seed 0: it is for the committed evaluation" in said
-        and "names no pictures" in said
+        "left out" in said and "fox* seed 0: it is for the committed evaluation" in said and "names no pictures" in said
     )
     found = sorted(Path("multirun/lock_type").glob("*/result.json"))
     jobs = [read_result(p)["job"] for p in found]

@@ -97,7 +97,9 @@ def test_training_offline(perfusion_here, tmp_path, capsys, monkeypatch):
             cfg = compose("train", ["logger=wandb", *QUICK, "max_steps=6"])
         Path("bad").mkdir()
         step = PerfusionModule.training_step
-        monkeypatch.setattr(PerfusionModule, "training_step", lambda self, batch, index: step(self, batch, index) * _broken(self))
+        monkeypatch.setattr(
+            PerfusionModule, "training_step", lambda self, batch, index: step(self, batch, index) * _broken(self)
+        )
         train(cfg, Path("bad"))
     assert wandb.run is None
     (run,) = Path("bad/wandb").glob("offline-run-*")

@@ -143,7 +143,9 @@ def test_flow_matching_is_diffusers(shift):
     torch.testing.assert_close(ours.share(steps).flip(0), scheduler.sigmas[:1000], rtol=1e-4, atol=1e-6)
     x, noise, k = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([0, 500, 999])
     noisy, t = ours.noisy(x, noise, k)
-    torch.testing.assert_close(noisy, scheduler.scale_noise(x, scheduler.timesteps[999 - k], noise), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        noisy, scheduler.scale_noise(x, scheduler.timesteps[999 - k], noise), rtol=1e-4, atol=1e-4
+    )
     torch.testing.assert_close(t, scheduler.timesteps[999 - k], rtol=1e-4, atol=1e-3)
     solver = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift)
     assert isinstance(noising_of(solver), Flow) and noising_of(solver).shift == shift
@@ -250,7 +252,12 @@ def test_energies_are_measured_on_each(pipe, tmp_path, monkeypatch):
     pipe.save_pretrained(tmp_path / "pipeline")
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         kind = "sana" if "Sana" in type(pipe).__name__ else "pixart"
-        given = [f"model={kind}", f"model.path={tmp_path / 'pipeline'}", "covariance.captions=40", "model.shrinkage=0.1"]
+        given = [
+            f"model={kind}",
+            f"model.path={tmp_path / 'pipeline'}",
+            "covariance.captions=40",
+            "model.shrinkage=0.1",
+        ]
         cfg = hydra.compose("gate", [*given, "words=[teddy,teapot]", f"figure={tmp_path / 'gate.png'}"])
     cfg.contexts = ["a photo of a {}", "a red {} on a beach"]
     special = (pipe.tokenizer.bos_token, pipe.tokenizer.eos_token, pipe.tokenizer.pad_token)

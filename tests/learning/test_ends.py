@@ -104,12 +104,21 @@ def test_a_signal_saves_and_a_run_goes_on_as_if_nothing_was(learn, tmp_path, mon
         at_batch(patch, 4, lambda: os.kill(os.getpid(), number))  # the first of two micro-batches of step 3
         learn(run="half", trainer__accumulate_grad_batches=2, picture=True)
     said = capsys.readouterr()
-    assert stop.value.code == code and f"resume={tmp_path / 'half'}" in said.out and "stopped at step 3 of 4" in said.out
-    assert Concept.load(tmp_path / "half/concept.safetensors").steps in (2, 3) and not (tmp_path / "half/picture.png").exists()
+    assert (
+        stop.value.code == code and f"resume={tmp_path / 'half'}" in said.out and "stopped at step 3 of 4" in said.out
+    )
+    assert (
+        Concept.load(tmp_path / "half/concept.safetensors").steps in (2, 3)
+        and not (tmp_path / "half/picture.png").exists()
+    )
     assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
     result = learn(run="rest", resume=str(tmp_path / "half"), trainer__accumulate_grad_batches=2)
     whole, rest = (state_of(tmp_path / name / "last.ckpt") for name in ("whole", "rest"))
-    assert all(torch.equal(whole[name], rest[name]) for name in whole) and [s["step"] for s in result["selection"]] == [2, 3, 4]
+    assert all(torch.equal(whole[name], rest[name]) for name in whole) and [s["step"] for s in result["selection"]] == [
+        2,
+        3,
+        4,
+    ]
 
 
 def test_asked_twice_it_stops_at_once(learn, tmp_path, monkeypatch):
@@ -125,7 +134,9 @@ def test_asked_twice_it_stops_at_once(learn, tmp_path, monkeypatch):
 def test_an_error_inside_selection_is_the_one_that_is_told(learn, tmp_path, monkeypatch):
     modules = []
     init = PerfusionModule.__init__
-    monkeypatch.setattr(PerfusionModule, "__init__", lambda self, *a, **k: (modules.append(self), init(self, *a, **k))[1])
+    monkeypatch.setattr(
+        PerfusionModule, "__init__", lambda self, *a, **k: (modules.append(self), init(self, *a, **k))[1]
+    )
 
     def fails(*arguments):
         raise RuntimeError("the drawing failed")
@@ -135,7 +146,9 @@ def test_an_error_inside_selection_is_the_one_that_is_told(learn, tmp_path, monk
         learn()
     assert Concept.load(tmp_path / "run/concept.safetensors").steps == 2  # what was learned until then
     modules[0].widened.restore()
-    assert modules[0].pipe._perfusion is None and not [n for n, _ in modules[0].pipe.unet.named_parameters() if "o_star" in n]
+    assert modules[0].pipe._perfusion is None and not [
+        n for n, _ in modules[0].pipe.unet.named_parameters() if "o_star" in n
+    ]
 
 
 def test_a_loss_that_is_not_finite_says_what_is_kept(learn, monkeypatch):
@@ -220,7 +233,9 @@ def test_what_a_run_cannot_go_on_as_is_said(learn, tmp_path):
     with pytest.raises(UserError, match=r"a run with model \(hash of its weights\)=0000"):
         learn(resume="elsewhere.ckpt")
     assert not (tmp_path / "run/concept.safetensors").exists()
-    assert learn(run="again", resume=str(tmp_path / "first"), max_steps=2)["kept_step"] == 2  # nothing left but to finish
+    assert (
+        learn(run="again", resume=str(tmp_path / "first"), max_steps=2)["kept_step"] == 2
+    )  # nothing left but to finish
 
 
 def test_one_picture_a_list_and_more_shots_than_there_are(learn, base):

@@ -40,7 +40,10 @@ def test_defaults_of_the_paper(name):
         assert (model.steps, model.guidance) == (50, 6.0)
     assert model.shrinkage == 0
     own = {"flip", "rates"}  # Emojiland's
-    assert OmegaConf.to_container(model, resolve=True).keys() == compose("train").model.keys() - own | {"config", "dino"}
+    assert OmegaConf.to_container(model, resolve=True).keys() == compose("train").model.keys() - own | {
+        "config",
+        "dino",
+    }
 
 
 @pytest.mark.parametrize("name, dtype", [("gpu_8gb", "float16"), ("gpu_24gb", "bfloat16"), ("ddp", "bfloat16")])
@@ -93,7 +96,10 @@ def test_what_sana_does_not_take_is_one_sentence(tmp_path):
     given = ["model=sana", f"model.path={tmp_path / 'pipeline'}"]
     for override, sentence in [
         ("model.resolution=72", "72 does not work for Sana; a multiple of 32"),
-        ("model.scheduler=EulerDiscreteScheduler", "cannot draw with a flow-matching model.*DPMSolverMultistepScheduler"),
+        (
+            "model.scheduler=EulerDiscreteScheduler",
+            "cannot draw with a flow-matching model.*DPMSolverMultistepScheduler",
+        ),
     ]:
         with pytest.raises(UserError, match=sentence):
             check_model(compose("train", *given, override).model, ("path",))

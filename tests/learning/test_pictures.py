@@ -42,7 +42,10 @@ def first(folder: Path) -> Image.Image:
     return real_pictures(folder)[0]
 
 
-@pytest.mark.parametrize("kind", ["png", "jpg", "jpeg", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "jp2", "ppm", "tga", "qoi", "ico"])
+@pytest.mark.parametrize(
+    "kind",
+    ["png", "jpg", "jpeg", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "jp2", "ppm", "tga", "qoi", "ico"],
+)
 def test_what_pillow_reads_is_read(tmp_path, kind, caplog):
     if kind == "avif" and "AVIF" not in Image.OPEN:
         pytest.skip("this Pillow has no AVIF")
@@ -109,14 +112,20 @@ def test_a_mask_of_a_shrunk_picture(tmp_path):
 
 def test_texts_inside_a_png_are_not_read(tmp_path):
     bomb = zlib.compress(bytes(2**26))
-    texts = [chunk(b"zTXt", b"prompt\0\0" + bomb), chunk(b"tEXt", b"prompt\0" + b"a" * 2**21), chunk(b"iCCP", b"x\0\0" + bomb)]
+    texts = [
+        chunk(b"zTXt", b"prompt\0\0" + bomb),
+        chunk(b"tEXt", b"prompt\0" + b"a" * 2**21),
+        chunk(b"iCCP", b"x\0\0" + bomb),
+    ]
     texts += [chunk(b"iTXt", b"parameters\0\1\0\0\0" + bomb)]
     (tmp_path / "a.png").write_bytes(png(64, 64, *texts))
     assert first(tmp_path).size == (64, 64)
 
 
 def test_corrupt_exif_is_passed_over(tmp_path):
-    for i, exif in enumerate([b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]):
+    for i, exif in enumerate(
+        [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"]
+    ):
         photo().save(tmp_path / f"{i}.jpg", exif=exif)
         photo().save(tmp_path / f"{i}.webp", exif=exif)
         (tmp_path / f"{i}.png").write_bytes(png(64, 64, chunk(b"eXIf", exif[6:])))
@@ -188,7 +197,13 @@ def test_damaged_files_are_one_sentence(tmp_path, suffix):
     whole = (tmp_path / f"whole{suffix}").read_bytes()
     (tmp_path / f"whole{suffix}").unlink()
     broken = tmp_path / f"a{suffix}"
-    for content in (b"", whole[:9], whole[: len(whole) // 3], b"\x89PNG\r\n\x1a\n" + b"\xff" * 30, b"%!PS-Adobe-3.0 EPSF"):
+    for content in (
+        b"",
+        whole[:9],
+        whole[: len(whole) // 3],
+        b"\x89PNG\r\n\x1a\n" + b"\xff" * 30,
+        b"%!PS-Adobe-3.0 EPSF",
+    ):
         broken.write_bytes(content)
         with pytest.raises(UserError, match=f"a{suffix} cannot be read"):
             first(tmp_path)

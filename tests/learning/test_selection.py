@@ -21,6 +21,8 @@ def test_a_resumed_run_without_scores_keeps_its_last_step(perfusion_here):
 
 def test_seconds_are_of_training_and_grow_over_a_resume(perfusion_here):
     half = train(perfusion_here, "half", "selection.every=1", "max_steps=2")["selection"]
-    both = train(perfusion_here, "rest", "selection.every=1", "max_steps=3", "resume=half/last.ckpt", "selection.patience=null")["selection"]
+    both = train(
+        perfusion_here, "rest", "selection.every=1", "max_steps=3", "resume=half/last.ckpt", "selection.patience=null"
+    )["selection"]
     seconds = [step["seconds"] for step in both]
     assert both[:2] == half and 0 < seconds[0] < seconds[1] < seconds[2]

@@ -87,7 +87,9 @@ def ip_adapter(unet, embedding=12) -> dict:
 
 def test_ip_adapter(pipe, make_concept):
     concept, base = make_concept(pipe), draw(pipe)
-    load = lambda: pipe.load_ip_adapter([ip_adapter(pipe.unet)], subfolder=None, weight_name=None, image_encoder_folder=None)
+    load = lambda: pipe.load_ip_adapter(
+        [ip_adapter(pipe.unet)], subfolder=None, weight_name=None, image_encoder_folder=None
+    )
     seen = {"ip_adapter_image_embeds": [torch.stack([torch.zeros(1, 12), torch.ones(1, 12)])]}
     handle = load_concepts(pipe, {"teddy*": concept})
     alone = draw(pipe)
@@ -119,7 +121,9 @@ def test_saving_while_concepts_are_loaded_saves_the_base_model(kind, pipe, xl, m
     for file in (p.relative_to(tmp_path / "before") for p in (tmp_path / "before").rglob("*.*")):
         one, two = ((tmp_path / folder / file).read_bytes() for folder in ("before", "while"))
         if file.name == "tokenizer.json":  # it also holds how the tokenizer was last called
-            one, two = ({k: v for k, v in json.loads(x).items() if k not in ("truncation", "padding")} for x in (one, two))
+            one, two = (
+                {k: v for k, v in json.loads(x).items() if k not in ("truncation", "padding")} for x in (one, two)
+            )
         assert one == two, file
     again = quiet(type(pipe).from_pretrained(tmp_path / "while"))
     assert np.allclose(draw(again), base, rtol=1e-4, atol=1e-4)

@@ -248,7 +248,9 @@ def test_concepts_load_as_diffusers_loaders_do(pipe, saved, hub, tmp_path, monke
     assert loaded("user/teddy", revision="v1", **given)["teddy*"].beta == 0.75
     assert all("/resolve/v1/" in path for path in hub.asked) and hub.asked
     hub.asked.clear()
-    assert list(loaded("user/teddy", local_files_only=True, cache_dir=tmp_path / "kept")) == ["teddy*"] and not hub.asked
+    assert (
+        list(loaded("user/teddy", local_files_only=True, cache_dir=tmp_path / "kept")) == ["teddy*"] and not hub.asked
+    )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert list(loaded("user/teddy", cache_dir=tmp_path / "kept")) == ["teddy*"] and not hub.asked
     assert list(loaded(saved)) == list(loaded(Concept.load(saved))) == ["teddy*"]

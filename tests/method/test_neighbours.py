@@ -88,14 +88,18 @@ def test_panorama(pipe, make_concept):
     """Windows of one wide picture, all with the same encodings."""
     torch.manual_seed(2)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
-    parts = pipe.components | {"vae": AutoencoderKL(block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4, **blocks)}
+    parts = pipe.components | {
+        "vae": AutoencoderKL(block_out_channels=(8,) * 4, norm_num_groups=4, latent_channels=4, **blocks)
+    }
     wide = quiet(StableDiffusionPanoramaPipeline(**parts, requires_safety_checker=False))
     assert len(wide.get_views(64, 576)) == 2
     assert check(wide, make_concept(pipe), height=64, width=576).shape[-1] == 72
 
 
 @pytest.mark.parametrize("kind", ["sd", "xl"])
-@pytest.mark.parametrize("steps, scheduler", [(4, LCMScheduler), (1, EulerAncestralDiscreteScheduler)], ids=["LCM", "Turbo"])
+@pytest.mark.parametrize(
+    "steps, scheduler", [(4, LCMScheduler), (1, EulerAncestralDiscreteScheduler)], ids=["LCM", "Turbo"]
+)
 def test_few_steps_without_guidance(kind, steps, scheduler, pipe, make_concept):
     """LCM's and Turbo's way to draw: no negative half in the batch."""
     pipe = pipe if kind == "sd" else sdxl(*tokenizers())
@@ -116,7 +120,11 @@ def test_the_refiner_is_left_alone(make_concept):
     """SDXL's base draws with a concept, its refiner, of another text encoder, finishes without; it takes no concept itself."""
     base = sdxl(*tokenizers())
     torch.manual_seed(5)
-    told = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 5 * 8 + 20}
+    told = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 5 * 8 + 20,
+    }
     refiner = StableDiffusionXLImg2ImgPipeline(
         base.vae, None, base.text_encoder_2, None, base.tokenizer_2, unet(32, **told), base.scheduler,
         requires_aesthetics_score=True,

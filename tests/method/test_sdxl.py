@@ -131,7 +131,9 @@ def test_sdxl_is_told_the_pooled_embedding_and_the_size(xl, tmp_path):
     """The very conditions that the pipeline gives for a square picture of the training resolution."""
     module = module_of(xl, data(xl, tmp_path), C_inv=torch.eye(56))
     seen = []
-    hook = xl.unet.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True)
+    hook = xl.unet.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append(kwargs["added_cond_kwargs"]), with_kwargs=True
+    )
     text = module.encode(["a teddy*"], {module.token_id: module.embedding})
     gated = torch.nn.functional.pad(text.e, (0, 2))
     module.predict(torch.zeros(1, 4, 8, 8), torch.tensor([5]), text, gated)

@@ -42,4 +42,7 @@ def test_a_chart_escapes_what_it_is_told():
     svg = chart([Series("<script>", [Point(0, 0, '"><b>'), Point(1, 1, "x")])], "<x>", "&")
     xml.fromstring(svg)
     assert "<script>" not in svg and "<b>" not in svg
-    assert chart([], "x", "y") == "" and xml.fromstring(chart([Series("one", [Point(1, 2, "alone")])], "x", "y")) is not None
+    assert (
+        chart([], "x", "y") == ""
+        and xml.fromstring(chart([Series("one", [Point(1, 2, "alone")])], "x", "y")) is not None
+    )
