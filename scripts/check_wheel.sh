@@ -25,7 +25,7 @@ mkdir "$work/empty" && cd "$work/empty"
 "$perfusion" --help >/dev/null
 "$perfusion" train concept=teddy max_steps=2 batch_size=2 selection.every=2 selection.start=0 model.steps=2 \
   'selection.prompts=["a {} at night"]' concept_file=teddy.safetensors
-"$perfusion" info teddy.safetensors | head -3
+"$perfusion" info teddy.safetensors >info.txt && head -3 info.txt # not piped: head closes it early
 "$perfusion" generate 'concepts={teddy*: teddy.safetensors}' 'prompts=["a teddy* on a beach"]' images=1 model.steps=2
 "$perfusion" evaluate concept_file=teddy.safetensors 'evaluation.beta=[0.6]' evaluation.seeds=1 evaluation.drift=false model.steps=2 >/dev/null
 ls outputs/train outputs/generate outputs/evaluate >/dev/null # written here,
