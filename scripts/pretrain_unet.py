@@ -4,6 +4,7 @@ python scripts/pretrain_unet.py [minutes=60] [steps=5800] [start=FOLDER name=NAM
 """
 
 import copy
+import math
 from pathlib import Path
 
 import hydra
@@ -17,6 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import DEVICE, Pretraining, fit, pixels
+from perfusion.method.text import single_token
 
 
 @torch.no_grad()
@@ -65,6 +67,39 @@ def build(cfg, latent_channels: int, side: int, width: int) -> UNet2DConditionMo
     return fastest(unet)
 
 
+class Looks:
+    """Keeps the attention probabilities [B x heads, h x w, T] of every cross-attention layer of each pass, with gradients."""
+
+    def __init__(self, unet: UNet2DConditionModel):
+        self.maps: list[torch.Tensor] = []
+        unet.set_attn_processor(AttnProcessor())  # the one that asks the layer for its probabilities
+        for name, layer in unet.named_modules():
+            if name.endswith("attn2"):
+                layer.get_attention_scores = self._kept(layer.get_attention_scores)
+
+    def _kept(self, scores):
+        def kept(*given):
+            self.maps.append(scores(*given))
+            return self.maps[-1]
+
+        return kept
+
+    def outside(self, words: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+        """Share of the attention to the tokens at `words` [B] that falls outside `masks` [B, H, W]: one number a picture [B].
+
+        The mean over layers and heads. FastComposer's localization (Xiao et al. 2023), free of how strong attention is.
+        """
+        shares, maps = [], self.maps
+        self.maps = []
+        for probabilities in maps:
+            heat = probabilities.float().unflatten(0, (len(words), -1))  # [B, heads, h x w, T]
+            heat = heat.gather(3, words[:, None, None, None].expand(*heat.shape[:3], 1))[..., 0]
+            side = math.isqrt(heat.shape[2])
+            inside = torch.nn.functional.adaptive_avg_pool2d(masks, side).flatten(1)[:, None]
+            shares.append(1 - (heat * inside).sum(2) / heat.sum(2).clamp(min=1e-6))
+        return torch.cat(shares, 1).mean(1)
+
+
 def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """What trains fastest: channels last; on a CPU plain attention products (the fused kernel's backward is slow there)."""
     if DEVICE == "cpu":
@@ -73,11 +108,12 @@ def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 class UNetPretraining(Pretraining):
-    def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, ids, empty, text_encoder: CLIPTextModel):
+    def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, ids, empty, words, text_encoder: CLIPTextModel):
         super().__init__(cfg, scenes)
         self.latents, self.ids, self.empty, self.masks = latents, ids, empty, scenes.masks
         # The mask is the main object's alone: pictures of more than that count in full everywhere.
         self.more = np.array([bool(fact.second or fact.accessory) for fact in scenes.facts])
+        self.words = words
         self.text_encoder = text_encoder.requires_grad_(False).eval()
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear",
@@ -92,6 +128,7 @@ class UNetPretraining(Pretraining):
             self.model = fastest(UNet2DConditionModel.from_pretrained(cfg.start, dtype=torch.float32).train())
         else:
             self.model = build(cfg, latents.shape[1], latents.shape[-1], text_encoder.config.hidden_size)
+        self.looks = Looks(self.model) if cfg.local else None
         if cfg.compile:
             self.model.compile()
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
@@ -107,7 +144,8 @@ class UNetPretraining(Pretraining):
 
     def loss(self, rows):
         x = self.take(self.latents, rows).float()
-        ids = torch.where(torch.rand(len(rows), 1) < self.cfg.drop_caption, self.empty, self.ids[rows])
+        dropped = torch.rand(len(rows)) < self.cfg.drop_caption
+        ids = torch.where(dropped[:, None], self.empty, self.ids[rows])
         encodings = self.text_encoder(self.here(ids)).last_hidden_state
         steps, strata = self.scheduler.config.num_train_timesteps, torch.arange(len(x), device=self.device)
         # One timestep from each of B equal strata: the same expectation as independent ones with less variance.
@@ -119,7 +157,17 @@ class UNetPretraining(Pretraining):
         error = (self.share(rows, x.shape[-1]) * error).mean((1, 2, 3))
         snr = self.alphas[t] / (1 - self.alphas[t])
         weight = snr.clamp(max=self.cfg.snr_gamma) / (snr + 1)  # min-SNR-gamma for v-prediction (Hang et al. 2023)
-        return {"loss": (weight * error).mean(), "error": error.mean().detach()}
+        losses = {"loss": (weight * error).mean(), "error": error.mean().detach()}
+        if self.looks:
+            lone = self.here(torch.from_numpy(~self.more[rows]) & ~dropped).float()
+            masks = self.take(self.masks, rows).float() / 255
+            outside = (lone * self.looks.outside(self.here(self.words[rows]), masks)).sum() / lone.sum().clamp(min=1)
+            losses = {
+                "loss": losses["loss"] + self.cfg.local * outside,
+                "error": losses["error"],
+                "outside": outside.detach(),
+            }
+        return losses
 
     def share(self, rows, side: int) -> torch.Tensor:
         """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
@@ -138,7 +186,9 @@ def main(cfg) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     ids, empty = tokenizer(scenes.captions, **padded).input_ids, tokenizer([""], **padded).input_ids
-    module = UNetPretraining(cfg, scenes, latents_of(scenes, vae), ids, empty, text_encoder)
+    objects = torch.tensor([single_token(tokenizer, fact.object) for fact in scenes.facts])
+    words = (ids == objects[:, None]).int().argmax(1)  # where each caption names its object
+    module = UNetPretraining(cfg, scenes, latents_of(scenes, vae), ids, empty, words, text_encoder)
     fit(module, cfg.name)
     StableDiffusionPipeline(
         vae=vae.half(),
