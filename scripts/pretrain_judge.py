@@ -64,6 +64,16 @@ class JudgePretraining(Pretraining):
         pairs = [(fact.object, fact.artist) for fact in scenes.facts]
         number = {pair: i for i, pair in enumerate(sorted(set(pairs)))}
         self.drawing = torch.tensor([number[pair] for pair in pairs])
+        objects = np.array([fact.object for fact in scenes.facts])
+        self.of_class = [np.flatnonzero(objects == name) for name in np.unique(objects)]
+
+    def rows(self, rng):
+        """Every second step is of cfg.kin classes only: the drawings of one class must be told apart, not only classes."""
+        if rng.random() < 0.5:
+            return super().rows(rng)
+        each = self.cfg.batch // self.cfg.kin
+        kin = rng.choice(len(self.of_class), self.cfg.kin, replace=False)
+        return np.concatenate([rng.choice(self.of_class[number], each) for number in kin])
 
     def alike(self, images: torch.Tensor, drawing: torch.Tensor) -> torch.Tensor:
         """Pictures of one drawing nearer than others (supervised contrast; Khosla et al. 2020): captions alone tell places, not hands.

@@ -45,14 +45,15 @@ class Pretraining(pl.LightningModule):
     def on_train_start(self):
         self.started = time.monotonic()
 
+    def rows(self, rng: np.random.Generator) -> np.ndarray:
+        """Which rows of the scenes a step is trained on [cfg.batch]."""
+        return self.pool[rng.integers(0, len(self.pool), self.cfg.batch)]
+
     def training_step(self, batch, batch_index):
         # Rows and noise follow from the step alone, so a resumed run is the uninterrupted one.
         step = self.global_step
         torch.manual_seed(self.cfg.seed * 1_000_003 + step)
-        rows = np.sort(
-            self.pool[np.random.default_rng([self.cfg.seed, step]).integers(0, len(self.pool), self.cfg.batch)]
-        )
-        losses = self.loss(rows)
+        losses = self.loss(np.sort(self.rows(np.random.default_rng([self.cfg.seed, step]))))
         self.log_dict(losses, prog_bar=True)
         return losses["loss"]
 
