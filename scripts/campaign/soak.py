@@ -98,7 +98,7 @@ def picture(pipe, prompt: str):
 
     generator = torch.Generator().manual_seed(7)
     return pipe(
-        prompt, generator=generator, num_inference_steps=2, height=16, width=16, output_type="latent"
+        prompt, generator=generator, num_inference_steps=1, height=16, width=16, output_type="latent"
     ).images.numpy()
 
 
