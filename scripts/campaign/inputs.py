@@ -7,9 +7,10 @@ which must end with exit code 0, or 2 and one sentence. `tracebacks` counts any 
 
 import time
 
-from common import Child, arguments, keep, one_sentence, perfusion, small_world, workplace
+from common import arguments, keep, small_world, workplace
 from helpers_emojiland import QUICK
 from helpers_inputs import BESIDE, bad_inputs, short, written
+from processes import Child, one_sentence, perfusion
 
 
 def main() -> None:

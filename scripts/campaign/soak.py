@@ -6,12 +6,14 @@ at the start, to the last bit, and the memory, after the first tenth, flat withi
 """
 
 import gc
+import random
 import resource
 import threading
 import time
 from pathlib import Path
 
-from common import arguments, keep, preload, rng, workplace
+from common import arguments, keep, workplace
+from processes import preload
 
 THREADS = 4
 PROMPTS = ["a teddy* on a beach", "a teapot* in the snow", "a cat at night", "a teddy* next to a teapot*"]
@@ -24,7 +26,7 @@ def main() -> None:
 
     from perfusion.method.pipeline import load_concepts
 
-    random = rng(asked.seed)
+    random.seed(asked.seed)
     with workplace() as folder:
         pipe, files = tiny(folder)
         base, known, wrong, memory = [picture(pipe, p) for p in PROMPTS], {}, 0, []
@@ -73,7 +75,11 @@ def tiny(folder: Path):
 
     torch.manual_seed(0)
     tokenizer = tokenizers()[0]
-    encoder, denoiser = text_encoder(tokenizer, 32), unet(32)
+    attending = {"down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",)}
+    encoder, denoiser = (
+        text_encoder(tokenizer, 32),
+        unet(32, block_out_channels=(16,), mid_block_type=None, **attending),
+    )
     louder(denoiser, encoder)
     scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     parts = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
