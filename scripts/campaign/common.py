@@ -64,7 +64,7 @@ def keep(path: Path, command: str, figures: dict, started: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with alone(path, "results", wait=True):
         before = json.loads(path.read_text())["commands"] if path.exists() else {}
-        asked = [word for word in sys.argv[1:] if not word.startswith("/")]
+        asked = [word for word in sys.argv[1:] if not word.startswith("--results=")]
         about = {"command": f"python scripts/campaign/{command}.py {' '.join(asked)}".strip(), "how": HOW}
         about |= {"seconds": round(time.perf_counter() - started)} | surroundings()
         commands = before | {command: {"figures": figures, "made_with": about}}
