@@ -4,7 +4,6 @@ Each is killed (-9) once its last.ckpt is of a random step, and goes on from the
 checkpoints (weights, optimiser, selection), the concept files and the selections' scores; settings change every few.
 """
 
-import json
 import random
 import time
 from pathlib import Path
@@ -75,7 +74,7 @@ def killed_at(child: Child, checkpoint: Path, step: int) -> int:
 def compared(whole: Path, rest: Path) -> list[str]:
     """Which of a run's outcomes are another's, byte for byte and number for number."""
     differ = [name for name in ("last.ckpt", "concept.safetensors") if content(whole / name) != content(rest / name)]
-    one, two = (json.loads((folder / "result.json").read_text()) for folder in (whole, rest))
+    one, two = (content(folder / "result.json") for folder in (whole, rest))  # without its clock
     return differ + [k for k in ("selection", "kept_step") if one[k] != two[k]]
 
 
