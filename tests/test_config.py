@@ -192,6 +192,38 @@ def test_a_group_is_chosen_by_name(override, capsys):
     assert apps._of_group("model=sd15") == "model=sd15" and apps._of_group("seed=5") == "seed=5"
 
 
+@pytest.mark.parametrize("command, override, words", [
+    ("generate", "prompts={a: b}", "prompts={a: b} does not work; a prompt or a list of prompts"),
+    ("generate", "concepts=[a.safetensors]", "concepts=[a.safetensors] does not work; {a trigger word and a file}"),
+    ("train", "++selection.prompts={a: b}", "selection.prompts={a: b} does not work; a list of prompts"),
+    ("train", "max_stepz=3", "max_stepz is no key of perfusion train (did you mean max_steps?); allowed are: model"),
+    ("train", "selection.evry=3", "selection.evry is no key of perfusion train (did you mean every?); allowed are: every"),
+    ("train", "trainer.max_time=00:01:00", "add it with a plus sign, as in +trainer.max_time=00:01:00"),
+    ("train", "model.attention=sliced", "add it with a plus sign, as in +model.attention=sliced"),
+    ("train", "hydra.nothing=3", "Could not override 'hydra.nothing'"),
+    ("train", "concept.name=$y_{a*", "concept.name=$y_{a* cannot be read as KEY=VALUE (mismatched input"),
+    ("train", "seed", "seed cannot be read as KEY=VALUE (missing EQUAL"),
+])  # fmt: skip
+def test_what_hydra_does_not_take_is_one_sentence(command, override, words, capsys):
+    with pytest.raises(SystemExit):
+        apps._check(command, [override])
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1, said
+
+
+def test_a_concept_yaml_beside_ones_own_pictures_is_read(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    own = lambda *more: concept_of(
+        check("train", configured("train", "concept=custom", f"concept.images={tmp_path}", *more))
+    )
+    with pytest.raises(UserError, match="concept.super_category is not given, and .* has no concept.yaml that says it"):
+        own()
+    assert own("concept.super_category=cat").name == "cat*"
+    (tmp_path / "concept.yaml").write_text("super_category: teddy\n")
+    assert own().name == "teddy*" and own("concept.name=sks").super_category == "teddy"
+    assert own("concept.super_category=cat").name == "cat*"  # what is given counts
+
+
 @pytest.mark.parametrize("content, words", [
     (b"super_category: teddy\n\tname: x", "cannot be read as YAML in UTF-8"),
     (b"- teddy", "holds [teddy]"),

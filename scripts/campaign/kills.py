@@ -1,24 +1,28 @@
 """Kill -9 at random moments, then the same command again: python scripts/campaign/kills.py --kills 200
 
-Of train, a sweep, collect, covariance and evaluate in turn, on the tests' small world. Half of the kills come at a random
+Of train, a sweep, collect, covariance and evaluate side by side, on the tests' small world. Half of the kills come at a random
 moment of the command's work, half at a random one of its changes to the file system (a file opened, renamed, ...), where there
 is most to lose. After each kill every file must be whole; after the last of up to four in a row the same command runs to its
 end, and all that it leaves must be what an undisturbed run leaves. A sweep's finished results must not even be written again.
 `results_lost` counts what is not so.
 """
 
+import json
 import mmap
 import os
 import random
 import shutil
 import struct
 import time
+from functools import partial
 from pathlib import Path
 
 from common import arguments, keep, small_world, workplace
 from contents import contents, damaged
 from helpers_emojiland import QUICK, SCORE
 from processes import Child, killed_at, perfusion, watched
+
+from perfusion.atomic import write_text
 
 STEPS = ("max_steps=4", "selection.every=2", "picture=false", "attention=false")
 ONE = ("concept=cat", "evaluation.beta=[0.6,0.9]")
@@ -35,20 +39,36 @@ PROMPTS = 'dev: [{text: "a {}"}, {text: "a {} at night", place: night}]\n'
 
 def main() -> None:
     asked, started = arguments(__doc__, kills=200), time.perf_counter()
-    random.seed(asked.seed)
-    kills, at_changes, lost = dict.fromkeys(COMMANDS, 0), 0, []
     with workplace() as folder:
         small_world(folder / "world")
         undisturbed = {name: Undisturbed(name, folder) for name in COMMANDS}
-        while (left := asked.kills - sum(kills.values())) > 0:
-            name = min(kills, key=kills.get)
-            problems, moments = a_round(undisturbed[name], min(4, left))
-            lost += problems
-            kills[name] += len(moments)
-            at_changes += moments.count("change")
-            print(f"{sum(kills.values())} kills, {len(lost)} lost; {name} {moments}: {problems or 'whole'}", flush=True)
-    figures = {"kills": sum(kills.values()), "kills_by_command": kills, "kills_at_file_changes": at_changes}
-    keep(asked.results, "kills", figures | {"results_lost": len(lost), "lost": lost[:20]}, started)
+        share = lambda i: (asked.kills + i) // len(COMMANDS)
+        work = {name: partial(rounds, of, share(i), asked.seed) for i, (name, of) in enumerate(undisturbed.items())}
+        side_by_side = [Child(one, folder, folder / f"{name}.rounds.log") for name, one in work.items()]
+        for name, child in zip(COMMANDS, side_by_side):
+            assert child.wait() == 0, (folder / f"{name}.rounds.log").read_text()[-3000:]
+        found = {name: json.loads((folder / f"{name}.rounds.json").read_text()) for name in COMMANDS}
+    figures = {
+        "kills": sum(one["kills"] for one in found.values()),
+        "kills_by_command": {name: one["kills"] for name, one in found.items()},
+        "kills_at_file_changes": sum(one["at_changes"] for one in found.values()),
+        "results_lost": sum(len(one["lost"]) for one in found.values()),
+        "lost": [problem for one in found.values() for problem in one["lost"]][:20],
+    }
+    keep(asked.results, "kills", figures, started)
+
+
+def rounds(of: "Undisturbed", most: int, seed: int) -> None:
+    """Rounds of one command, until so many kills met it running; what is found goes to NAME.rounds.json."""
+    random.seed(f"{of.name} {seed}")
+    kills, at_changes, lost = 0, 0, []
+    while kills < most:
+        problems, moments = a_round(of, min(4, most - kills))
+        lost, kills, at_changes = lost + problems, kills + len(moments), at_changes + moments.count("change")
+        print(f"{kills} kills, {len(lost)} lost; {of.name} {moments}: {problems or 'whole'}", flush=True)
+    write_text(
+        of.folder / f"{of.name}.rounds.json", json.dumps({"kills": kills, "at_changes": at_changes, "lost": lost})
+    )
 
 
 class Undisturbed:
@@ -86,7 +106,12 @@ def place(name: str, folder: Path, here: Path) -> Path:
 def a_round(of: Undisturbed, most: int) -> tuple[list[str], list[str]]:
     """Some kills in a row in one folder, then the command to its end: what was lost, and what each kill came at."""
     name, command = of.name, perfusion(*COMMANDS[of.name])
-    here, log, moments, problems = place(name, of.folder, of.folder / "here"), of.folder / "here.log", [], []
+    here, log, moments, problems = (
+        place(name, of.folder, of.folder / f"{name}-here"),
+        of.folder / f"{name}-here.log",
+        [],
+        [],
+    )
     for _ in range(random.randint(1, most)):
         if random.random() < 0.5:
             killed, moment = Child(command, here, log).kill(after=random.uniform(0, of.seconds)), "moment"
