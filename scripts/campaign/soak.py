@@ -7,7 +7,6 @@ model's picture at the end what it was at the start, to the last bit, and the me
 
 import gc
 import random
-import resource
 import threading
 import time
 from pathlib import Path
@@ -128,8 +127,8 @@ def together(pipe, which: list[int]) -> list:
 
 
 def resident() -> int:
-    """Bytes of memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    """Bytes of memory of this process's own; pages of libraries come and go as the system likes."""
+    return 1024 * int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0])
 
 
 if __name__ == "__main__":
