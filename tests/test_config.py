@@ -194,7 +194,6 @@ def test_a_group_is_chosen_by_name(override, capsys):
 
 @pytest.mark.parametrize("command, override, words", [
     ("generate", "prompts={a: b}", "prompts={a: b} does not work; a prompt or a list of prompts"),
-    ("generate", "concepts=[a.safetensors]", "concepts=[a.safetensors] does not work; {a trigger word and a file}"),
     ("train", "++selection.prompts={a: b}", "selection.prompts={a: b} does not work; a list of prompts"),
     ("train", "max_stepz=3", "max_stepz is no key of perfusion train (did you mean max_steps?); allowed are: model"),
     ("train", "selection.evry=3", "selection.evry is no key of perfusion train (did you mean every?); allowed are: every"),

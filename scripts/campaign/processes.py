@@ -30,7 +30,9 @@ def preload() -> None:
     ):  # fmt: skip
         importlib.import_module(name)
     import torch
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 
+    get_checkpoint_conversion_mapping("clip_text_model")  # a table that takes each process a quarter of a second
     torch.set_num_threads(1)
     gc.collect(), gc.freeze()  # else each fork's collector copies all of it
 
