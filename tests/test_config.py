@@ -198,7 +198,6 @@ def test_a_group_is_chosen_by_name(override, capsys):
     ("train", "max_stepz=3", "max_stepz is no key of perfusion train (did you mean max_steps?); allowed are: model"),
     ("train", "selection.evry=3", "selection.evry is no key of perfusion train (did you mean every?); allowed are: every"),
     ("train", "trainer.max_time=00:01:00", "add it with a plus sign, as in +trainer.max_time=00:01:00"),
-    ("train", "model.attention=sliced", "add it with a plus sign, as in +model.attention=sliced"),
     ("train", "hydra.nothing=3", "Could not override 'hydra.nothing'"),
     ("train", "concept.name=$y_{a*", "concept.name=$y_{a* cannot be read as KEY=VALUE (mismatched input"),
     ("train", "seed", "seed cannot be read as KEY=VALUE (missing EQUAL"),
