@@ -123,8 +123,9 @@ def _sentence(app: str, error: Exception) -> str:
     """Hydra's own errors name no allowed value, and give its grammar for a way out."""
     said = " ".join(str(error).split())
     if isinstance(error, OverrideParseException):
+        reason = said.partition(" See ")[0].removeprefix(f"Error parsing override '{error.override}' ")
         return (
-            f"{error.override} cannot be read as KEY=VALUE ({said.partition(' See ')[0]}); a text that holds any of "
+            f"{error.override} cannot be read as KEY=VALUE ({reason}); a text that holds any of "
             "{}[]()=:,$ is quoted twice, as in 'prompts=\"a {b}: c\"'."
         )
     found = re.fullmatch(
