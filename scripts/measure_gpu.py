@@ -143,7 +143,7 @@ def one_step(pipe, kind: str, prompt: str):
 def edit_precision() -> dict:
     """One widened layer of SD 1.5's widest kind in half precision, against float32 on the same (rounded) numbers."""
     torch.manual_seed(0)
-    d, out, found = 768, 1280, {}
+    d, out, differences = 768, 1280, {}
     for dtype in (torch.float16, torch.bfloat16):
         half = lambda *shape, d=dtype: torch.randn(*shape, device=DEVICE).to(d)
         e, i_star, key, o_star, W = half(4, 77, d), half(2, d), half(2, d), half(2, out), 0.04 * half(out, d)
@@ -155,16 +155,16 @@ def edit_precision() -> dict:
             x = augment(e.to(kind), i_star, key, torch.tensor([[0.75, 0.75]]), torch.tensor([[0.1, 0.1]]))
             results[name], plain[name] = layer.project(x).float(), base_layer(e.to(kind)).float()
         scale = results["full"].abs().max()
-        found[str(dtype).removeprefix("torch.")] = {
+        differences[str(dtype).removeprefix("torch.")] = {
             "largest_difference": ((results["half"] - results["full"]).abs().max() / scale).item(),
             "of_the_plain_layer": ((plain["half"] - plain["full"]).abs().max() / plain["full"].abs().max()).item(),
         }
-    return found | {"unit": "share of the largest output"}
+    return differences | {"unit": "share of the largest output"}
 
 
 def unload(kind: str) -> dict:
     """In float16 and bfloat16: loading changes a step, unloading restores it to the last bit, two concepts differ from one."""
-    found = {}
+    checks = {}
     for dtype in (torch.float16, torch.bfloat16):
         pipe, both = base(kind, dtype), "a c0* next to a c1*"
         before, other = one_step(pipe, kind, both)(), one_step(pipe, kind, "a cat")()
@@ -176,14 +176,14 @@ def unload(kind: str) -> dict:
         handle = load_concepts(pipe, {"c0*": concepts["c0*"]})
         one = one_step(pipe, kind, both)()
         handle.unload()
-        found[str(dtype).removeprefix("torch.")] = {
+        checks[str(dtype).removeprefix("torch.")] = {
             "finite": bool(torch.isfinite(two).all()),
             "two_concepts_change_the_step": not torch.equal(two, before),
             "two_differ_from_one": not torch.equal(two, one),
             "a_prompt_without_them_is_the_base_model's": untouched,
             "unload_is_exact": torch.equal(one_step(pipe, kind, both)(), before),
         }
-    return found
+    return checks
 
 
 def composed(*overrides: str):
@@ -225,9 +225,9 @@ def validation_loss(module, draws: int = 16) -> float:
     """Mean loss over noises that no training step has; module.log does nothing outside a fit."""
     module.to(DEVICE)
     log, module.log = module.log, lambda *args, **kwargs: None
-    found = [module.training_step(None, 100_000 + i).item() for i in range(draws)]
+    losses = [module.training_step(None, 100_000 + i).item() for i in range(draws)]
     module.log = log
-    return round(statistics.mean(found), 5)
+    return round(statistics.mean(losses), 5)
 
 
 def emojiland_job() -> dict:
@@ -262,7 +262,7 @@ def drawing(kind: str) -> dict:
     """A drawing step (one unet call, guidance, float16) with concepts over the stock pipeline's, and loading them."""
     pipe = base(kind, torch.float16)
     stock = median_ms(one_step(pipe, kind, PROMPT))
-    found = {"px": side(kind), "stock_ms": stock, "peak_mib": peak_mib()}
+    figures = {"px": side(kind), "stock_ms": stock, "peak_mib": peak_mib()}
     for count in (1, 16, 20 if OPTIONS.tiny else 1000):
         concepts = random_concepts(pipe, count)
         clear()
@@ -271,15 +271,15 @@ def drawing(kind: str) -> dict:
         wait()
         loaded = time.perf_counter() - started
         ms = median_ms(one_step(pipe, kind, PROMPT))
-        found[f"concepts_{count}"] = {"ms": ms, "over_stock": round(ms / stock, 4), "load_s": round(loaded, 3),
+        figures[f"concepts_{count}"] = {"ms": ms, "over_stock": round(ms / stock, 4), "load_s": round(loaded, 3),
                                       "peak_mib": peak_mib()}  # fmt: skip
         handle.unload()
-    return found | {"stock_again_ms": median_ms(one_step(pipe, kind, PROMPT))}
+    return figures | {"stock_again_ms": median_ms(one_step(pipe, kind, PROMPT))}
 
 
 def compiled_sd15() -> dict:
     """The same on SD 1.5 under torch.compile: stock, then one concept."""
-    pipe, found = base("sd15", torch.float16), {}
+    pipe, figures = base("sd15", torch.float16), {}
     BASES.clear()
     pipe.unet = torch.compile(pipe.unet)
     for name, count in (("stock", 0), ("concepts_1", 1)):
@@ -289,10 +289,10 @@ def compiled_sd15() -> dict:
         call()
         wait()
         first = time.perf_counter() - started
-        found[name] = {"ms": median_ms(call), "first_call_s": round(first, 1)}
+        figures[name] = {"ms": median_ms(call), "first_call_s": round(first, 1)}
         if handle:
             handle.unload()
-    return found
+    return figures
 
 
 class Clock(pl.Callback):
@@ -333,7 +333,7 @@ def training(kind: str) -> dict:
     """A training step of every method, batch 4 (Custom Diffusion's with 4 more regularisation pictures), bfloat16 weights and
     mixed precision, gradient checkpointing; float32 trained numbers. 400 steps are of an effective batch of 16."""
     pipe, batch, steps = base(kind, torch.bfloat16), 4, 7
-    found, cells, g = {"px": side(kind)}, side(kind) // 8, torch.Generator().manual_seed(0)
+    figures, cells, g = {"px": side(kind)}, side(kind) // 8, torch.Generator().manual_seed(0)
     data = Latents(torch.randn(5, 4, cells, cells, generator=g), torch.ones(5, 1, cells, cells), side(kind))
     pipe.unet.enable_gradient_checkpointing()
     for name, make in modules(pipe, data, batch):
@@ -345,14 +345,14 @@ def training(kind: str) -> dict:
         )  # fmt: skip
         trainer.fit(module, range(steps))
         step = statistics.median(clock.times[2:])
-        found[name] = {
+        figures[name] = {
             "ms": round(1000 * step, 1), "minutes_of_400_steps": round(step * 400 * 16 / batch / 60, 2), "peak_mib": peak_mib(),
             "trained_numbers": sum(p.numel() for p in module.parameters()),
         }  # fmt: skip
         module.detach()
         del module, trainer
     pipe.unet.disable_gradient_checkpointing()
-    return found
+    return figures
 
 
 @contextmanager
@@ -370,7 +370,7 @@ def at_most(gib: float):
 
 def memory(kind: str) -> dict:
     """perfusion train itself, two steps of the presets for small cards, in the memory that they are for."""
-    found = {}
+    rows = {}
     with tempfile.TemporaryDirectory() as folder:
         base(kind, torch.float16).save_pretrained(f"{folder}/pipe")
         BASES.clear()
@@ -396,9 +396,9 @@ def memory(kind: str) -> dict:
                     row |= {"fits": True, "seconds_of_two_steps_and_setup": round(time.perf_counter() - started, 1)}
                 except torch.cuda.OutOfMemoryError as error:
                     row |= {"fits": False, "error": str(error).splitlines()[0][:200]}
-            found[preset] = row | {"peak_mib": peak_mib()}
+            rows[preset] = row | {"peak_mib": peak_mib()}
     clear()
-    return found
+    return rows
 
 
 OF_A_KIND = [unload, drawing, training, memory]

@@ -113,7 +113,7 @@ def _name_lines(axis, lines: list[tuple]) -> None:
             note.remove()
 
     for label, points, _, color in lines:
-        others = pixels([p for name, found, *_ in lines if name != label for p in found] or points)
+        others = pixels([p for name, theirs, *_ in lines if name != label for p in theirs] or points)
         gap = lambda point, others=others: ((others - pixels(point)) ** 2).sum(-1).min()
         best = sorted(points, key=gap, reverse=True)
         place(label.replace("_", " "), best, always=True, fontsize=8.5, weight="bold", color=color)
@@ -141,7 +141,7 @@ def concept_figure(result: dict, shown: list[Image.Image], path: Path) -> None:
         label = arm_name(point) or result["concept"]
         arms.setdefault(label, []).append(point)
         pictures.setdefault(label, []).append((strength_of(point)[0], picture))
-    keep = lambda found: found if len(found) <= 5 else [found[round(i * (len(found) - 1) / 4)] for i in range(5)]
+    keep = lambda cells: cells if len(cells) <= 5 else [cells[round(i * (len(cells) - 1) / 4)] for i in range(5)]
     below = result["prompts"][0].replace("{}", result["concept"])
     count = len(result["prompts"]) * result["config"]["evaluation"]["seeds"]
     front_figure(

@@ -370,14 +370,14 @@ class LoadedConcepts:
                 encoder = encoder.asked(self.pipe.tokenizer, call["max_sequence_length"], instruction)
             return texts, images, again, encoder
 
-        found = list(self._encode_base(**given))
+        encodings = list(self._encode_base(**given))
         at = 2 if masked else 1  # of the negative prompt's encodings
-        e, e_negative = found[0], found[at]
-        found[0] = self._widen(e, *asked(prompts, kinds[0]))
+        e, e_negative = encodings[0], encodings[at]
+        encodings[0] = self._widen(e, *asked(prompts, kinds[0]))
         if e_negative is not None:
             negatives = prompts_of("negative_prompt", len(e) // images)
-            found[at] = self._widen(e_negative, *asked(negatives, kinds[1]))
-        return tuple(found)
+            encodings[at] = self._widen(e_negative, *asked(negatives, kinds[1]))
+        return tuple(encodings)
 
     def _named(self, texts: list[str]) -> bool:
         return any(trigger.lower() in text.lower() for text in texts for trigger in self.concepts)
