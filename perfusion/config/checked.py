@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from perfusion.config.schema import COMMANDS, Beside
+from perfusion.config.groups import Beside
+from perfusion.config.schema import COMMANDS
 from perfusion.errors import UserError
 
 GIVE = {  # what to write for a key that has no default
