@@ -28,8 +28,9 @@ def front_figure(
     path: Path,
     title: str,
     subtitle: str = "",
+    also_pdf: bool = False,
 ) -> None:
-    """Image against text similarity, one line an arm; below, each arm's pictures. Written as `path`, and as PDF beside it.
+    """Image against text similarity, one line an arm; below, each arm's pictures. A PNG, and a PDF beside it where asked.
 
     Intervals are thin lines, of up to CROWDED arms. Markers are filled where a point is on the Pareto front, else hollow.
     arms: {label: points with text, image, beta, pareto, optional text_interval and image_interval}, in the order of their
@@ -83,7 +84,7 @@ def front_figure(
                     label.replace("_", " "), fontsize=7, color=color, rotation=0, ha="right", va="center", weight="bold"
                 )
     _name_lines(axis, lines)
-    for kind in (path.suffix, ".pdf"):
+    for kind in (".png", *([".pdf"] if also_pdf else [])):
         with whole(path.with_suffix(kind)) as part:
             undated = {"CreationDate": None} if kind == ".pdf" else None  # so that the same results are the same file
             figure.savefig(part, format=kind[1:], dpi=200, metadata=undated)

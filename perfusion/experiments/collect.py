@@ -180,6 +180,7 @@ def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
         ("lines through a point: 95 % intervals; " if len(arms) <= CROWDED else "")
         + "filled: on its arm's Pareto front"
         + (f'; below: "{prompt}"' if prompt else ""),
+        also_pdf=True,
     )
 
 

@@ -64,6 +64,8 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert run(perfusion_here, "collect", "experiment=lock_type", "draws=200") == 0
     said = capsys.readouterr().out
     assert "global > local" in said and "ordering holds: " in said
+    assert Path("results/ablations/lock_type.pdf").read_bytes().startswith(b"%PDF")
+    assert not list(Path("multirun").rglob("*.pdf"))  # seconds each, which nobody prints
     result = read_result("results/ablations/lock_type.json")
     assert result["config"]["max_steps"] == 2 and not [k for k in result["config"] if k.startswith(("concept", "lock"))]
     assert sum(result["commits"].values()) == 6 and result["arms"]["trained_k"]["settings"]["lock"] == "trained"
