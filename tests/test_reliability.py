@@ -28,9 +28,8 @@ def test_fuzzed_files_and_a_short_soak(tmp_path):
     campaign("fuzz", results, "--files", "350")
     figures = campaign("soak", results, "--loads", "10")  # beside the other's figures
     assert figures["fuzzed_files"] == 350 and figures["refused"] > 200
-    assert (figures["silent_loads"], figures["tracebacks"], figures["over_memory"]) == (0, 0, 0), figures[
-        "fuzz_examples"
-    ]
+    unlike = {key: figures[key] for key in ("silent_loads", "tracebacks", "over_memory") if figures[key]}
+    assert not unlike, figures["fuzz_examples"]
     assert figures["soak_loads"] == 10 and figures["soak_wrong_pictures"] == 0 and figures["soak_base_equal"]
     assert figures["commands"]["fuzz"]["made_with"]["versions"]["torch"]
 

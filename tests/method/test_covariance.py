@@ -6,7 +6,8 @@ import hydra
 import pandas
 import pytest
 import torch
-from conftest import WORDS, without_weights
+from conftest import without_weights
+from helpers_tokenizers import WORDS
 from omegaconf import OmegaConf
 
 from perfusion.commands.covariance import measure

@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
 from diffusers import UNet2DConditionModel
 from helpers import close, fit, frozen, latents, loss_of, module_of, sd21, sdxl, tokenizers
+from helpers_tokenizers import tiny_tokenizer
 from PIL import Image
 
 from perfusion.errors import UserError
