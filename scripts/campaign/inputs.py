@@ -15,9 +15,9 @@ from helpers_inputs import BESIDE, bad_inputs, short, written
 def main() -> None:
     asked, started = arguments(__doc__, inputs=3000, runs=300), time.perf_counter()
     passed: list[tuple] = []
-    counts = bad_inputs(asked.inputs, asked.seed, lambda *one: passed.append(one) if short(*one) else None)
-    examples, ends = counts.pop("tracebacks"), {"runs": 0, "runs_finished": 0, "runs_refused": 0}
-    print(counts, flush=True)
+    found = bad_inputs(asked.inputs, asked.seed, lambda *one: passed.append(one) if short(*one) else None)
+    examples, ends = found.pop("tracebacks"), {"runs": 0, "runs_finished": 0, "runs_refused": 0}
+    print(found, flush=True)
     with workplace() as folder:
         small_world(folder / "assets")
         beside = BESIDE | {"train": [*QUICK, *BESIDE["train"]]}
@@ -40,7 +40,7 @@ def main() -> None:
     keep(
         asked.results,
         "inputs",
-        counts | {"tracebacks": len(examples)} | ends | {"input_examples": examples[:20]},
+        found | {"tracebacks": len(examples)} | ends | {"input_examples": examples[:20]},
         started,
     )
 

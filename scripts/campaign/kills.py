@@ -44,14 +44,14 @@ def main() -> None:
 
 def references(folder: Path) -> dict[str, tuple[dict, float]]:
     """What each command leaves undisturbed, and how long it takes; the later ones stand on what the earlier left."""
-    left = {}
+    found = {}
     for name, overrides in COMMANDS.items():
         here = place(name, folder, folder / "undisturbed" / name)
         child = Child(perfusion(*overrides), here, folder / f"{name}.log")
         assert child.wait() == 0, (folder / f"{name}.log").read_text()[-3000:]
-        left[name] = {str(p.relative_to(here)): content(p) for p in files(here)}, child.seconds
-        print(f"{name}: {child.seconds:.1f} s undisturbed, {len(left[name][0])} files", flush=True)
-    return left
+        found[name] = {str(p.relative_to(here)): content(p) for p in files(here)}, child.seconds
+        print(f"{name}: {child.seconds:.1f} s undisturbed, {len(found[name][0])} files", flush=True)
+    return found
 
 
 def place(name: str, folder: Path, here: Path) -> Path:
@@ -82,8 +82,8 @@ def a_round(name: str, folder: Path, undisturbed: dict, random, most: int) -> tu
     problems += [
         f"{p} was written again" for p, at in results.items() if p.stat().st_mtime_ns != at and name != "train"
     ]
-    left = {str(p.relative_to(here)): content(p) for p in files(here)}
-    problems += [f"{name}: {p} is not as undisturbed" for p in expected | left if expected.get(p) != left.get(p)]
+    found = {str(p.relative_to(here)): content(p) for p in files(here)}
+    problems += [f"{name}: {p} is not as undisturbed" for p in expected | found if expected.get(p) != found.get(p)]
     return problems, killed
 
 

@@ -27,27 +27,23 @@ GENERATE = (
 
 def main() -> None:
     asked, started = arguments(__doc__, rounds=5), time.perf_counter()
-    random, problems_of = rng(asked.seed), {}
+    random, found = rng(asked.seed), {}
     with workplace() as folder:
         small_world(folder / "world")
         undisturbed = references(folder)
         for name, check in {"full_disk": full_disk, "read_only": read_only}.items():
-            problems_of[name] = (
-                [p for _ in range(asked.rounds) for p in check(folder, random)] if mounts(folder) else None
-            )
-            print(name, problems_of[name], flush=True)
-        problems_of["clock_back"] = [p for _ in range(asked.rounds) for p in clock_back(folder, random, undisturbed)]
-        print("clock_back", problems_of["clock_back"], flush=True)
-        problems_of["two_runs"] = [p for _ in range(asked.rounds) for p in two_runs(folder, random)]
-        print("two_runs", problems_of["two_runs"], flush=True)
-    figures = {
-        f"places_{name}": "skipped" if problems is None else len(problems) for name, problems in problems_of.items()
-    }
+            found[name] = [p for _ in range(asked.rounds) for p in check(folder, random)] if mounts(folder) else None
+            print(name, found[name], flush=True)
+        found["clock_back"] = [p for _ in range(asked.rounds) for p in clock_back(folder, random, undisturbed)]
+        print("clock_back", found["clock_back"], flush=True)
+        found["two_runs"] = [p for _ in range(asked.rounds) for p in two_runs(folder, random)]
+        print("two_runs", found["two_runs"], flush=True)
+    figures = {f"places_{name}": "skipped" if problems is None else len(problems) for name, problems in found.items()}
     figures["places_rounds"] = asked.rounds
     keep(
         asked.results,
         "places",
-        figures | {"places_problems": [p for v in problems_of.values() for p in v or []][:20]},
+        figures | {"places_problems": [p for v in found.values() for p in v or []][:20]},
         started,
     )
 
@@ -135,9 +131,11 @@ def clock_back(folder: Path, random, undisturbed: dict) -> list[str]:
         here = place(name, folder, folder / "clock")
         child = Child(backwards(COMMANDS[name]), here, folder / "clock.log")
         problems += ended_well(f"{name} with a clock that goes back", child, here, (0,))
-        left = {str(p.relative_to(here)): content(p) for p in files(here)}
+        found = {str(p.relative_to(here)): content(p) for p in files(here)}
         expected = undisturbed[name][0]
-        problems += [f"{name}: {p} differs with a clock that goes back" for p in expected if left.get(p) != expected[p]]
+        problems += [
+            f"{name}: {p} differs with a clock that goes back" for p in expected if found.get(p) != expected[p]
+        ]
     return problems
 
 

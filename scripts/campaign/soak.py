@@ -35,9 +35,9 @@ def main() -> None:
             handle = load_concepts(pipe, chosen)
             drawn = together(pipe, [random.randrange(len(PROMPTS)) for _ in range(THREADS)])
             handle.unload()
-            for which, shown in drawn:
-                expected = known.setdefault((which, *sorted(map(str, chosen.values()))), shown)
-                wrong += not np.array_equal(shown, expected)
+            for which, found in drawn:
+                expected = known.setdefault((which, *sorted(map(str, chosen.values()))), found)
+                wrong += not np.array_equal(found, expected)
             if i % max(1, asked.loads // 50) == 0:
                 gc.collect()
                 memory.append(resident())
@@ -79,7 +79,7 @@ def tiny(folder: Path):
     parts = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipe = quiet(StableDiffusionPipeline(vae(), encoder, tokenizer, denoiser, scheduler, **parts))
     hash, files = base_hash(encoder, denoiser), {"teddy*": [], "teapot*": []}
-    for trigger, paths in files.items():
+    for trigger, found in files.items():
         word = trigger[:-1]
         for i in range(10):
             noisy = lambda x: x + 0.5 * x.std() * torch.randn(x.shape)
@@ -88,8 +88,8 @@ def tiny(folder: Path):
             concept = Concept(
                 trigger, word, i_star, i_star, noisy(word_embedding(tokenizer, encoder, word)), o_star, base_hash=hash
             )
-            paths.append(folder / f"{word}-{i}.safetensors")
-            concept.save(paths[-1])
+            found.append(folder / f"{word}-{i}.safetensors")
+            concept.save(found[-1])
     return pipe, files
 
 
