@@ -14,8 +14,9 @@ from helpers import louder, text_encoder, unet, vae
 from helpers_tokenizers import tiny_tokenizer
 
 from perfusion.method.concept import Concept
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import inverse_metric, target_key
-from perfusion.method.fingerprint import base_hash
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.layers import cross_attentions
 from perfusion.method.text import super_encoding, word_embedding
 from perfusion.method.text_encoders import text_encoder_of
@@ -75,25 +76,26 @@ def make_concept():
     def make(pipe, trigger="teddy*", super_category="teddy", seed=0, lock="local") -> Concept:
         g = torch.Generator().manual_seed(seed)
         noisy = lambda x: x + 0.5 * x.std() * torch.randn(x.shape, generator=g)
-        encoder = text_encoder_of(pipe)
-        d = encoder.config.hidden_size
+        text_encoder = text_encoder_of(pipe)
+        d = text_encoder.config.hidden_size
         e = torch.randn(500, d, generator=g)
-        i_star = noisy(super_encoding(pipe.tokenizer, encoder, super_category))
+        i_star = noisy(super_encoding(pipe.tokenizer, text_encoder, super_category))
         c_inv_i_star = target_key(inverse_metric(e.T @ e, 1e-2), i_star)
         o_star = lambda part: {
-            name: noisy(getattr(a, part).weight.detach() @ i_star) for name, a in cross_attentions(pipe.unet).items()
+            name: noisy(getattr(a, part).weight.detach() @ i_star)
+            for name, a in cross_attentions(denoiser_of(pipe)).items()
         }
         return Concept(
             trigger,
             super_category,
             i_star,
             c_inv_i_star,
-            noisy(word_embedding(pipe.tokenizer, encoder, super_category)),
+            noisy(word_embedding(pipe.tokenizer, text_encoder, super_category)),
             o_star("to_v"),
             o_star("to_k") if lock == "trained" else None,
             lock,
             base_id="tiny",
-            base_hash=base_hash(encoder, pipe.unet),
+            base_hash=hash_of(pipe),
         )
 
     return make
