@@ -27,7 +27,10 @@ def main() -> None:
     with workplace() as folder:
         pipe, files = tiny(folder)
         share = [(asked.loads + i) // asked.pipelines for i in range(asked.pipelines)]
-        work = [partial(soaked, pipe, files, loads, folder / f"{i}.json") for i, loads in enumerate(share)]
+        work = [
+            partial(soaked, pipe, files, loads, f"{asked.seed} {i}", folder / f"{i}.json")
+            for i, loads in enumerate(share)
+        ]
         children = [Child(one, folder, folder / f"{i}.log") for i, one in enumerate(work)]
         for i, child in enumerate(children):
             assert child.wait() == 0, (folder / f"{i}.log").read_text()[-3000:]
@@ -46,13 +49,13 @@ def main() -> None:
     keep(asked.results, "soak", figures, started)
 
 
-def soaked(pipe, files: dict[str, list[Path]], loads: int, to: Path) -> None:
+def soaked(pipe, files: dict[str, list[Path]], loads: int, seed: str, to: Path) -> None:
     """So many rounds on one pipeline; what is found goes to a file."""
     import numpy as np
 
     from perfusion.method.pipeline import load_concepts
 
-    random.seed(to.name)
+    random.seed(seed)
     base, known, pictures, wrong, memory = [picture(pipe, p) for p in PROMPTS], {}, 0, 0, []
     for i in range(loads):
         chosen = {"teddy*": random.choice(files["teddy*"])}
