@@ -4,7 +4,7 @@ Of train, a sweep, collect, covariance and evaluate side by side, on the tests' 
 moment of the command's work, half at a random one of its changes to the file system (a file opened, renamed, ...), where there
 is most to lose. After each kill every file must be whole; after the last of up to four in a row the same command runs to its
 end, and all that it leaves must be what an undisturbed run leaves. A sweep's finished results must not even be written again.
-`results_lost` counts what is not so.
+`results_lost` counts what is not so. --each: how many of each command go side by side; --minutes: after which none begins.
 """
 
 import json
@@ -38,37 +38,35 @@ PROMPTS = 'dev: [{text: "a {}"}, {text: "a {} at night", place: night}]\n'
 
 
 def main() -> None:
-    asked, started = arguments(__doc__, kills=200), time.perf_counter()
+    asked, started = arguments(__doc__, kills=200, each=1, minutes=600), time.perf_counter()
     with workplace() as folder:
         small_world(folder / "world")
-        undisturbed = {name: Undisturbed(name, folder) for name in COMMANDS}
-        share = lambda i: (asked.kills + i) // len(COMMANDS)
-        work = {name: partial(rounds, of, share(i), asked.seed) for i, (name, of) in enumerate(undisturbed.items())}
-        side_by_side = [Child(one, folder, folder / f"{name}.rounds.log") for name, one in work.items()]
-        for name, child in zip(COMMANDS, side_by_side):
-            assert child.wait() == 0, (folder / f"{name}.rounds.log").read_text()[-3000:]
-        found = {name: json.loads((folder / f"{name}.rounds.json").read_text()) for name in COMMANDS}
-    figures = {
-        "kills": sum(one["kills"] for one in found.values()),
-        "kills_by_command": {name: one["kills"] for name, one in found.items()},
-        "kills_at_file_changes": sum(one["at_changes"] for one in found.values()),
-        "results_lost": sum(len(one["lost"]) for one in found.values()),
-        "lost": [problem for one in found.values() for problem in one["lost"]][:20],
-    }
-    keep(asked.results, "kills", figures, started)
+        undisturbed = [Undisturbed(name, folder) for name in COMMANDS] * asked.each
+        until, children = started + 60 * asked.minutes, []
+        for i, of in enumerate(undisturbed):
+            most = (asked.kills + i) // len(undisturbed)
+            work = partial(rounds, of, most, until, f"{asked.seed} {i}", folder / f"{i}-{of.name}")
+            children.append(Child(work, folder, folder / f"{i}-{of.name}.log"))
+        for child in children:
+            assert child.wait() == 0, child.log.read_text()[-3000:]
+        found = [json.loads(child.log.with_suffix(".json").read_text()) for child in children]
+    kills = {name: sum(one["kills"] for one in found if one["command"] == name) for name in COMMANDS}
+    lost = [problem for one in found for problem in one["lost"]]
+    figures = {"kills": sum(kills.values()), "kills_by_command": kills}
+    figures |= {"kills_at_file_changes": sum(one["at_changes"] for one in found)}
+    keep(asked.results, "kills", figures | {"results_lost": len(lost), "lost": lost[:20]}, started)
 
 
-def rounds(of: "Undisturbed", most: int, seed: int) -> None:
-    """Rounds of one command, until so many kills met it running; what is found goes to NAME.rounds.json."""
-    random.seed(f"{of.name} {seed}")
+def rounds(of: "Undisturbed", most: int, until: float, seed: str, here: Path) -> None:
+    """Rounds of one command, until so many kills met it running, or that time; what is found goes to a file beside `here`."""
+    random.seed(seed)
     kills, at_changes, lost = 0, 0, []
-    while kills < most:
-        problems, moments = a_round(of, min(4, most - kills))
+    while kills < most and time.perf_counter() < until:
+        problems, moments = a_round(of, here, min(4, most - kills))
         lost, kills, at_changes = lost + problems, kills + len(moments), at_changes + moments.count("change")
         print(f"{kills} kills, {len(lost)} lost; {of.name} {moments}: {problems or 'whole'}", flush=True)
-    write_text(
-        of.folder / f"{of.name}.rounds.json", json.dumps({"kills": kills, "at_changes": at_changes, "lost": lost})
-    )
+    found = {"command": of.name, "kills": kills, "at_changes": at_changes, "lost": lost}
+    write_text(here.with_suffix(".json"), json.dumps(found))
 
 
 class Undisturbed:
@@ -103,15 +101,11 @@ def place(name: str, folder: Path, here: Path) -> Path:
     return here
 
 
-def a_round(of: Undisturbed, most: int) -> tuple[list[str], list[str]]:
+def a_round(of: Undisturbed, here: Path, most: int) -> tuple[list[str], list[str]]:
     """Some kills in a row in one folder, then the command to its end: what was lost, and what each kill came at."""
     name, command = of.name, perfusion(*COMMANDS[of.name])
-    here, log, moments, problems = (
-        place(name, of.folder, of.folder / f"{name}-here"),
-        of.folder / f"{name}-here.log",
-        [],
-        [],
-    )
+    place(name, of.folder, here)
+    log, moments, problems = here.with_suffix(".out"), [], []
     for _ in range(random.randint(1, most)):
         if random.random() < 0.5:
             killed, moment = Child(command, here, log).kill(after=random.uniform(0, of.seconds)), "moment"
