@@ -42,7 +42,7 @@ def main() -> None:
         "soak_pictures": total("pictures"),
         "soak_threads": THREADS,
         "soak_wrong_pictures": total("wrong"),
-        "soak_memory_mib": max(one["memory"][-1] for one in found),
+        "soak_memory_mib": round(max(one["memory"][-1] for one in found)),
         "soak_memory_growth": round(max(one["growth"] for one in found), 4),
         "soak_base_equal": all(one["base_equal"] for one in found),
     }
