@@ -16,8 +16,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from perfusion.method.concept import Concept
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import inverse_metric, target_key
-from perfusion.method.fingerprint import base_hash
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.layers import cross_attentions
 from perfusion.method.text import TEMPLATES, super_encoding, word_embedding
 from perfusion.method.text_encoders import text_encoder_of
@@ -144,7 +145,8 @@ def make_concept():
         i_star = noisy(super_encoding(pipe.tokenizer, text_encoder, super_category))
         c_inv_i_star = target_key(inverse_metric(e.T @ e, 1e-2), i_star)
         o_star = lambda part: {
-            name: noisy(getattr(a, part).weight.detach() @ i_star) for name, a in cross_attentions(pipe.unet).items()
+            name: noisy(getattr(a, part).weight.detach() @ i_star)
+            for name, a in cross_attentions(denoiser_of(pipe)).items()
         }
         return Concept(
             trigger,
@@ -156,7 +158,7 @@ def make_concept():
             o_star("to_k") if lock == "trained" else None,
             lock,
             base_id="tiny",
-            base_hash=base_hash(text_encoder, pipe.unet),
+            base_hash=hash_of(pipe),
         )
 
     return make

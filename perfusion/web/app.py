@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from perfusion.web.api import offer
 from perfusion.web.compare import Compare
+from perfusion.web.kindly import DISMISS
 from perfusion.web.library import Library
 from perfusion.web.play import Play
 from perfusion.web.studio import Studio
@@ -54,6 +55,6 @@ def build(cfg: DictConfig, concepts: Path | None = None, device: str | None = No
 def serve(page: gr.Blocks, host: str | None, port: int | None, auth: tuple[str, str] | None = None, **more):
     """Gradio's launch, with nothing shared, nothing fetched from elsewhere, and no files but uploads served."""
     return page.launch(
-        server_name=host, server_port=port, auth=auth, share=False, ssr_mode=False, theme=theme(), css=CSS, allowed_paths=[],
+        server_name=host, server_port=port, auth=auth, share=False, ssr_mode=False, theme=theme(), css=CSS, js=DISMISS, allowed_paths=[],
         max_file_size=UPLOAD, footer_links=["api", "settings"], enable_monitoring=False, pwa=False, mcp_server=False, **more,
     )  # fmt: skip
