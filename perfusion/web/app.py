@@ -43,10 +43,11 @@ def build(cfg: DictConfig, concepts: Path | None = None, device: str | None = No
             with gr.Tab("Teach", id="teach"):
                 teach = Teach(studio, cfg, HOME / "lessons")
             with gr.Tab("Compare", id="compare"):
-                Compare()
+                compare = Compare()
         play.on_load(page)
+        compare.on_load(page)
         into_play = lambda word: (play.refresh([word]), f"a {word} on a beach") if word else (gr.skip(), gr.skip())
-        teach.done.then(into_play, teach.learned, [play.chosen, play.prompt], queue=False, api_visibility="private")
+        teach.done.success(into_play, teach.learned, [play.chosen, play.prompt], queue=False, api_visibility="private")
         offer(studio, cfg, HOME / "lessons")
     page.queue(max_size=WAITING, default_concurrency_limit=1)
     return page

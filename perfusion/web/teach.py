@@ -76,7 +76,7 @@ class Teach:
         )
         with gr.Row():
             self.go = gr.Button("Learn", variant="primary", elem_id="learn")
-            self.cancel = gr.Button("Stop, keep the best so far", variant="stop", elem_id="cancel")
+            self.cancel = gr.Button("Stop, keep the best", variant="stop", interactive=False, elem_id="cancel")
         self.said = gr.Markdown(elem_id="said")
         self.curve = gr.HTML(elem_id="curve")
         self.scores = gr.HTML(elem_id="scores")
@@ -109,6 +109,8 @@ class Teach:
             kindly(self.learn), inputs, seen, concurrency_id="learn", show_progress="minimal", show_progress_on=self.said,
             api_name="lesson", **private,  # not /learn, which is for programs
         )  # fmt: skip
+        self.go.click(lambda: gr.update(interactive=True), None, self.cancel, **quick)
+        self.done.then(lambda: gr.update(interactive=False), None, self.cancel, **quick)
         self.cancel.click(kindly(self.stop), self.lesson, self.said, **quick)
 
     # -- what happens -------------------------------------------------------------------------------------------------
