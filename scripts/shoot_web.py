@@ -58,12 +58,15 @@ def teach(page: Page, example: str, steps: int) -> None:
     page.wait_for_function(SETTLED, arg=["#masks", 4])
     page.click("#learn")
     page.wait_for_function(
-        "name => document.querySelector('#said').innerText.includes(name + ' is learned')", arg=f"{example}*", timeout=LONG
+        "name => document.querySelector('#said').innerText.includes(name + ' is learned')",
+        arg=f"{example}*",
+        timeout=LONG,
     )
 
 
 def play(page: Page) -> None:
     page.get_by_role("tab", name="Play").click()
+    page.get_by_text("Add concepts").click()  # open for as long as there are none
     page.locator("#concepts").get_by_label("cat*").check()
     page.locator("#concepts").get_by_label("teddy*").check()
     page.locator("#beta1").wait_for()

@@ -43,7 +43,8 @@ def chart(series: list[Series], x: str, y: str, dots: bool = True) -> str:
         H - BOTTOM - (p.y - y0) / (y1 - y0) * (H - TOP - BOTTOM),
     )
     height = H + LINE * len(series)
-    parts = [f'<svg class="chart" viewBox="0 0 {W} {height}" role="group" aria-label="{html.escape(f"{y} against {x}")}">']
+    said = html.escape(f"{y} against {x}")
+    parts = [f'<svg class="chart" viewBox="0 0 {W} {height}" role="group" aria-label="{said}">']
     line = lambda path: f'<path d="{path}" stroke="currentColor" opacity=".12"/>'
     for value in _ticks(x0, x1):
         px, _ = at(Point(value, y0, ""))

@@ -10,7 +10,7 @@ import gradio as gr
 from perfusion.plots import heat_overlay
 from perfusion.web.kindly import kindly, warn
 from perfusion.web.studio import MOST_GUIDANCE, MOST_STEPS, Knob, Studio, Wish
-from perfusion.web.words import hints, spans
+from perfusion.web.words import bold, hints, spans
 
 SLOTS = 4  # concepts in one prompt at most
 LOCKS = {"the concepts' own": None, "global": "global"}
@@ -199,7 +199,7 @@ class Play:
         both = [old.get(w) or (self.library[w].beta, self.library[w].tau) for w in now] + [(0.75, 0.1)] * (
             SLOTS - len(now)
         )
-        titles = [f"**{w}** is a {self.library[w].super_category}" for w in now] + [""] * (SLOTS - len(now))
+        titles = [f"{bold(w)} is a {self.library[w].super_category}" for w in now] + [""] * (SLOTS - len(now))
         groups = [gr.update(visible=n < len(now)) for n in range(SLOTS)]
         return now, *groups, *titles, *(b for b, _ in both), *(t for _, t in both)
 

@@ -77,8 +77,8 @@ class Studio:
     def __init__(self, model: DictConfig, library: Library, device: str | None = None):
         device = check_device(device)
         self.model, self.library, self.pipe = model, library, load_pipeline(model, device)
-        # Before any concept is put on: without its word, or the widened layers.
-        self.sampling, self.tokenizer, self._encoder = Sampling.of(model), self.pipe.tokenizer, text_encoder_of(self.pipe)
+        self.sampling = Sampling.of(model)
+        self.tokenizer, self._encoder = self.pipe.tokenizer, text_encoder_of(self.pipe)  # before any concept is put on
         self.limit = getattr(self._encoder, "limit", self.tokenizer.model_max_length)  # tokens of a prompt
         self.encodings = keep_encodings(self.pipe)
         keep_keys_and_values(denoiser_of(self.pipe))

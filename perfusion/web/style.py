@@ -14,7 +14,8 @@ CSS = """
 .pixels .grid-container { padding-top: 0 !important; }
 #strip .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; }
 #strip .caption-label { right: 0; }
-#drawn .caption-label { position: static; max-width: none; white-space: normal; }
+#drawn .caption-label { right: 0; max-width: 100%; }
+#drawn button:hover .caption-label, #drawn button:focus .caption-label { white-space: normal; }
 .hint { font-size: var(--text-sm); min-height: 1.4em; }
 .knob { border-left: 4px solid var(--color-accent) !important; }
 .knob .knob { border-left: none !important; }

@@ -19,6 +19,7 @@ from perfusion.web.chart import Point, Series, chart
 from perfusion.web.kindly import kindly
 from perfusion.web.lesson import MOST, Lesson, Progress
 from perfusion.web.studio import Studio
+from perfusion.web.words import bold
 
 PAINT = (255, 0, 200)
 VEIL = 150  # how opaque a full mask is painted, of 255
@@ -181,7 +182,7 @@ class Teach:
             yield gr.skip(), gr.skip(), *self.seen(name, progress), gr.skip(), gr.skip()
         kept = self.studio.library.add(progress.file)
         concept = self.studio.library[kept]
-        said = f"**{kept}** is learned (step {concept.steps} of {progress.step} kept) and is in Play now."
+        said = f"{bold(kept)} is learned (step {concept.steps} of {progress.step} kept) and is in Play now."
         file = gr.update(value=handed_out(self.studio.library.file(kept)), visible=True)
         yield gr.skip(), gr.skip(), said, *self.seen(name, progress)[1:], file, kept
 
@@ -195,7 +196,7 @@ class Teach:
         ]
         drawn = gr.update(value=[(picture, prompt) for prompt, picture in progress.drawn], visible=bool(progress.drawn))
         return (
-            f"Learning **{name}**: step {progress.step} of {progress.of}",
+            f"Learning {bold(name)}: step {progress.step} of {progress.of}",
             curve,
             chart(by, "step", "selection: raw CLIP cosines"),
             drawn,
