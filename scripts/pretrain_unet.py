@@ -23,8 +23,9 @@ from perfusion.method.text import single_token
 
 @torch.no_grad()
 def latents_of(scenes: SceneCache, vae: AutoencoderKL, part: int = 128) -> np.ndarray:
-    """Scaled mean latents of every scene, float16 [N, C, h, w], computed once for a VAE; goes on where it was stopped."""
-    weights = sum(p.double().abs().sum() for p in vae.parameters()).item()
+    """Scaled mean latents of every scene, float16 [N, C, h, w], computed once for an encoder; goes on where it was stopped."""
+    of_encoder = [*vae.encoder.parameters(), *vae.quant_conv.parameters()]
+    weights = sum(p.double().abs().sum() for p in of_encoder).item()
     file = scenes.folder / f"latents-{weights:.6f}.npy"
     progress = file.with_suffix(".done")  # how many scenes are in the file
     side = scenes.images.shape[1] // 2 ** (len(vae.config.block_out_channels) - 1)

@@ -37,6 +37,8 @@ class VAEPretraining(Pretraining):
             self.model = AutoencoderKL.from_pretrained(cfg.start, dtype=torch.float32).train()
         else:
             self.model = build(cfg, scenes.images.shape[1])
+        if cfg.decoder_only:
+            self.model.encoder.requires_grad_(False), self.model.quant_conv.requires_grad_(False)
 
     def loss(self, rows):
         crop, side = self.cfg.crop, self.scenes.images.shape[1]
