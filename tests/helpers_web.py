@@ -87,7 +87,7 @@ def browser_page(width: int = 1280, height: int = 1000, dark: bool = False):
             page = browser.new_page(
                 viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
             )
-            page.set_default_timeout(90_000)  # a busy machine
+            page.set_default_timeout(300_000)  # a busy machine
             yield page
         finally:
             browser.close()
