@@ -6,7 +6,7 @@ SYSTEM = ["system-ui", "sans-serif"]
 FIXED = ["ui-monospace", "monospace"]
 
 CSS = """
-.gradio-container { max-width: 1180px !important; width: 100%; margin: 0 auto; }
+.gradio-container { max-width: 1180px !important; width: 100%; margin: 0 auto; overflow: clip !important; }
 .pixels img { width: 100% !important; height: auto !important; image-rendering: pixelated; object-fit: contain; }
 .pixels .image-frame, .pixels .image-container > button { width: 100%; }
 .pixels > label { position: static !important; width: 100%; border: none; }

@@ -104,14 +104,22 @@ class Teach:
         self.mend.click(
             kindly(self.take_mask), [self.lesson, self.at, self.canvas], [self.masks, self.canvas, self.mend], **private
         )
-        seen = [self.lesson, self.masks, self.said, self.curve, self.scores, self.drawn, self.file, self.learned]
+        seen = [
+            self.lesson,
+            self.masks,
+            self.said,
+            self.curve,
+            self.scores,
+            self.drawn,
+            self.file,
+            self.learned,
+            self.cancel,
+        ]
         inputs = [*begin, self.name, self.steps]
         self.done = self.go.click(
             kindly(self.learn), inputs, seen, concurrency_id="learn", show_progress="minimal", show_progress_on=self.said,
             api_name="lesson", **private,  # not /learn, which is for programs
         )  # fmt: skip
-        self.go.click(lambda: gr.update(interactive=True), None, self.cancel, **quick)
-        self.done.then(lambda: gr.update(interactive=False), None, self.cancel, **quick)
         self.cancel.click(kindly(self.stop), self.lesson, self.said, **quick)
 
     # -- what happens -------------------------------------------------------------------------------------------------
@@ -175,16 +183,17 @@ class Teach:
             *nothing,
             gr.update(value=None, visible=False),
             None,
+            gr.update(interactive=True),
         )
         for progress in lesson.learn(self.cfg, name, word.strip().lower(), int(steps)):
             if progress.file:
                 break
-            yield gr.skip(), gr.skip(), *self.seen(name, progress), gr.skip(), gr.skip()
+            yield gr.skip(), gr.skip(), *self.seen(name, progress), *[gr.skip()] * 3
         kept = self.studio.library.add(progress.file)
         concept = self.studio.library[kept]
         said = f"{bold(kept)} is learned (step {concept.steps} of {progress.step} kept) and is in Play now."
         file = gr.update(value=handed_out(self.studio.library.file(kept)), visible=True)
-        yield gr.skip(), gr.skip(), said, *self.seen(name, progress)[1:], file, kept
+        yield gr.skip(), gr.skip(), said, *self.seen(name, progress)[1:], file, kept, gr.update(interactive=False)
 
     def seen(self, name: str, progress: Progress):
         losses = [Point(step, loss, "") for step, loss in smooth(progress.losses)]
