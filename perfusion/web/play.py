@@ -88,7 +88,7 @@ class Play:
         shown = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"], "elem_classes": "pixels"}
         with gr.Row(elem_id="pair"):
             self.picture = gr.Image(label="With the concepts", min_width=140, elem_id="picture", **shown)
-            self.base = gr.Image(label="Base model, same noise", min_width=140, elem_id="base", **shown)
+            self.base = gr.Image(label="Base, same noise", min_width=140, elem_id="base", **shown)
         self.status = gr.Markdown(elem_classes="hint", elem_id="status")
         self.five = gr.Button("Five biases", elem_id="five")
         self.strip = gr.Gallery(

@@ -32,7 +32,7 @@ CSS = """
   #pictures { display: contents; }
   #pictures > * { flex: 1 0 100% !important; }
   #pair, #status { order: -1; }
-  #pair { position: sticky; top: 0; z-index: 2; flex-wrap: nowrap; background: var(--body-background-fill); }
+  #pair { position: sticky; top: 0; z-index: var(--layer-5); flex-wrap: nowrap; background: var(--body-background-fill); }
   #pair > * { min-width: 0 !important; }
   .chart { font-size: 16px; }
   .chart .shot text { font-size: 14px; }
