@@ -130,10 +130,10 @@ def _sentence(app: str, error: Exception) -> str:
             f"{error.override} cannot be read as KEY=VALUE ({reason}); a text that holds any of "
             "{}[]()=:,$ is quoted twice, as in 'prompts=\"a {b}: c\"'."
         )
-    found = re.fullmatch(
+    key = re.fullmatch(
         r"Error merging override \+*(.*)|Could not override '.*'. To append to your config use \+(.*)", said
     )
-    return (found and not_taken(app, found[1] or found[2], bool(found[1]))) or said
+    return (key and not_taken(app, key[1] or key[2], bool(key[1]))) or said
 
 
 def _checked(app: str, cfg: DictConfig) -> DictConfig:

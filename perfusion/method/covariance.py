@@ -241,8 +241,9 @@ def second_moment(
     if not count:
         raise UserError("captions is empty; at least one caption is needed, and about 100,000 for a good C.")
     measured = Covariance((C / count).cpu(), count, digest.hexdigest()[:32], encoder)
-    for place in filter(None, (path, output)):
-        measured.save(place)
+    for place in (path, output):
+        if place:
+            measured.save(place)
     if state:
         Path(state).unlink(missing_ok=True)  # another run that measures the same may have been faster
     return measured
