@@ -264,9 +264,9 @@ def reliability() -> str:
         ("a value is given to a key", f"{inputs['bad_inputs']:,} checked, {inputs['runs']:,} of those that fit run",
          f"{inputs['tracebacks']} tracebacks"),
         (f"concepts are loaded, drawn with, by up to {soak['soak_threads']} threads at once, unloaded",
-         f"{soak['soak_loads']:,} times, {soak['soak_pictures']:,} pictures",
+         f"{soak['soak_loads']:,} times, {soak['soak_pictures']:,} pictures, {soak['soak_pipelines']} pipelines",
          f"{soak['soak_wrong_pictures']} wrong pictures, memory {soak['soak_memory_growth']:+.1%} after the first tenth"),
-        *((what, f"{places['places_rounds']} rounds", f"{places[key]} problems") for what, key in (
+        *((what, f"{places['places_rounds']} {'round' if places['places_rounds'] == 1 else 'rounds'} of every command", f"{places[key]} problems") for what, key in (
             ("a disk fills up", "places_full_disk"), ("a folder is read-only", "places_read_only"),
             ("the clock goes back", "places_clock_back"), ("two runs write to one folder", "places_two_runs"))),
     ]  # fmt: skip
