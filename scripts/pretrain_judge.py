@@ -88,9 +88,8 @@ class JudgePretraining(Pretraining):
 
     def loss(self, rows):
         x = pixels(self.take(self.scenes.images, rows))
-        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(
-            x
-        )  # drawn pictures are not clean
+        grain = 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device)  # drawn pictures are not clean
+        x = x + grain * torch.randn_like(x)
         images, texts, scale = self.model(x, self.ids[rows].to(self.device))
         right = (images @ texts.T).argmax(1) == torch.arange(len(rows), device=self.device)
         contrast = self.contrast(images.float(), texts.float(), scale.float())

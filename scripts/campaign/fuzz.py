@@ -33,10 +33,10 @@ def main() -> None:
             count = (asked.files * (i + 1)) // len(kinds) - (asked.files * i) // len(kinds)
             child = Child(lambda: batch(kind, folder / kind, count, asked.seed), folder, folder / f"{kind}.log")
             assert child.wait() == 0, (folder / f"{kind}.log").read_text()[-3000:]
-            found = json.loads((folder / kind / "found.json").read_text())
-            examples += found.pop("examples")
-            figures.update(found)
-            print(f"{kind}: {found}, {child.seconds:.0f} s", flush=True)
+            counts = json.loads((folder / kind / "counts.json").read_text())
+            examples += counts.pop("examples")
+            figures.update(counts)
+            print(f"{kind}: {counts}, {child.seconds:.0f} s", flush=True)
     counted = {
         k: figures[k] for k in ("fuzzed_files", "refused", "unchanged", "silent_loads", "tracebacks", "over_memory")
     }
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def batch(kind: str, folder: Path, count: int, seed: int) -> None:
-    """`count` damaged files of one kind, read one after the other; counts go to found.json."""
+    """`count` damaged files of one kind, read one after the other; counts go to counts.json."""
     from perfusion.errors import UserError
 
     make, read, name = KINDS[kind]
@@ -56,7 +56,7 @@ def batch(kind: str, folder: Path, count: int, seed: int) -> None:
     signal.signal(signal.SIGALRM, slow)
     expected = read(path)
     assert expected == read(path), f"{kind}: the whole file does not say the same twice"
-    found, examples = Counter(fuzzed_files=count), []
+    counts, examples = Counter(fuzzed_files=count), []
     for i in range(count):
         how, damaged = mutated(kind, whole, other)
         path.write_bytes(damaged)
@@ -72,14 +72,14 @@ def batch(kind: str, folder: Path, count: int, seed: int) -> None:
             outcome = "tracebacks"
             examples.append(f"{kind} {how}: {type(error).__name__} {error}"[:200])
         signal.alarm(0)
-        found[outcome] += 1
+        counts[outcome] += 1
         if memory() - before > 2 * len(damaged) + GRAIN:
-            found["over_memory"] += 1
+            counts["over_memory"] += 1
             examples.append(f"{kind} {how}: {(memory() - before) >> 20} MiB for {len(damaged)} bytes")
         if outcome == "silent_loads":
             examples.append(f"{kind} {how}: loads and says something else")
             (folder.parent / f"silent-{kind}-{i}").write_bytes(damaged)
-    (folder / "found.json").write_text(json.dumps(found | {"examples": examples[:5]}))
+    (folder / "counts.json").write_text(json.dumps(counts | {"examples": examples[:5]}))
 
 
 def slow(*_):

@@ -19,9 +19,9 @@ SIDE_BY_SIDE = 4
 def main() -> None:
     asked, started = arguments(__doc__, inputs=3000, runs=300), time.perf_counter()
     passed: list[tuple] = []
-    found = bad_inputs(asked.inputs, asked.seed, lambda *one: passed.append(one) if short(*one) else None)
-    examples, ends = found.pop("tracebacks"), {"runs": 0, "runs_finished": 0, "runs_refused": 0}
-    print(found, flush=True)
+    counts = bad_inputs(asked.inputs, asked.seed, lambda *one: passed.append(one) if short(*one) else None)
+    examples, ends = counts.pop("tracebacks"), {"runs": 0, "runs_finished": 0, "runs_refused": 0}
+    print(counts, flush=True)
     with workplace() as folder:
         small_world(folder / "assets")
         beside = BESIDE | {"train": [*QUICK, *BESIDE["train"]]}
@@ -39,7 +39,7 @@ def main() -> None:
                 if not (code == 0 and "Traceback" not in said or code == 2 and one_sentence(child.log)):
                     examples.append(f"perfusion {command} ++{key}={written(value):.200}: exit {code}: {said[-600:]}")
                     print(examples[-1], flush=True)
-    figures = found | {"tracebacks": len(examples)} | ends | {"input_examples": examples[:20]}
+    figures = counts | {"tracebacks": len(examples)} | ends | {"input_examples": examples[:20]}
     keep(asked.results, "inputs", figures, started)
 
 

@@ -49,11 +49,11 @@ def main() -> None:
             children.append(Child(work, folder, folder / f"{i}-{of.name}.log"))
         for child in children:
             assert child.wait() == 0, child.log.read_text()[-3000:]
-        found = [json.loads(child.log.with_suffix(".json").read_text()) for child in children]
-    kills = {name: sum(one["kills"] for one in found if one["command"] == name) for name in COMMANDS}
-    lost = [problem for one in found for problem in one["lost"]]
+        reports = [json.loads(child.log.with_suffix(".json").read_text()) for child in children]
+    kills = {name: sum(one["kills"] for one in reports if one["command"] == name) for name in COMMANDS}
+    lost = [problem for one in reports for problem in one["lost"]]
     figures = {"kills": sum(kills.values()), "kills_by_command": kills}
-    figures |= {"kills_at_file_changes": sum(one["at_changes"] for one in found)}
+    figures |= {"kills_at_file_changes": sum(one["at_changes"] for one in reports)}
     keep(asked.results, "kills", figures | {"results_lost": len(lost), "lost": lost[:20]}, started)
 
 
@@ -65,8 +65,8 @@ def rounds(of: "Undisturbed", most: int, until: float, seed: str, here: Path) ->
         problems, moments = a_round(of, here, min(4, most - kills))
         lost, kills, at_changes = lost + problems, kills + len(moments), at_changes + moments.count("change")
         print(f"{kills} kills, {len(lost)} lost; {of.name} {moments}: {problems or 'whole'}", flush=True)
-    found = {"command": of.name, "kills": kills, "at_changes": at_changes, "lost": lost}
-    write_text(here.with_suffix(".json"), json.dumps(found))
+    report = {"command": of.name, "kills": kills, "at_changes": at_changes, "lost": lost}
+    write_text(here.with_suffix(".json"), json.dumps(report))
 
 
 class Undisturbed:
@@ -83,8 +83,8 @@ class Undisturbed:
 
     def differing(self, here: Path) -> list[str]:
         """A line for each file in a folder that this command does not leave, or leaves with another content."""
-        found = contents(here)
-        differ = [p for p in sorted(self.contents | found) if self.contents.get(p) != found.get(p)]
+        left = contents(here)
+        differ = [p for p in sorted(self.contents | left) if self.contents.get(p) != left.get(p)]
         return [f"{self.name}: {p} is not as undisturbed" for p in differ]
 
 

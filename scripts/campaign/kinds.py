@@ -23,11 +23,11 @@ def concept(folder: Path, seed: int) -> bytes:
 def read_concept(path: Path):
     from perfusion.method.concept import Concept
 
-    found = Concept.load(path)
+    concept = Concept.load(path)
     plain = lambda v: (
         {k: plain(x) for k, x in v.items()} if isinstance(v, dict) else digest(v.numpy()) if hasattr(v, "numpy") else v
     )
-    return {f.name: plain(getattr(found, f.name)) for f in fields(found)}
+    return {f.name: plain(getattr(concept, f.name)) for f in fields(concept)}
 
 
 def covariance(folder: Path, seed: int) -> bytes:
@@ -43,8 +43,8 @@ def covariance(folder: Path, seed: int) -> bytes:
 def read_covariance(path: Path):
     from perfusion.method.covariance import Covariance
 
-    found = Covariance.load(path)
-    return digest(found.C.numpy()), found.count, found.hash, found.encoder
+    covariance = Covariance.load(path)
+    return digest(covariance.C.numpy()), covariance.count, covariance.hash, covariance.encoder
 
 
 def checkpoint(folder: Path, seed: int) -> bytes:
@@ -59,7 +59,6 @@ def checkpoint(folder: Path, seed: int) -> bytes:
 
 
 def read_checkpoint(path: Path):
-
     from perfusion.learning.resume import read as read_checkpoint
 
     return tensors(read_checkpoint(path))
@@ -81,10 +80,10 @@ def imported(folder: Path, seed: int) -> bytes:
 def read_imported(path: Path):
     from perfusion.commands.interchange import read_checkpoint
 
-    found = read_checkpoint(path)
+    parts = read_checkpoint(path)
     return {
         k: digest(v.numpy()) if hasattr(v, "numpy") else {n: digest(o.numpy()) for n, o in v.items()}
-        for k, v in found.items()
+        for k, v in parts.items()
     }
 
 
@@ -132,10 +131,8 @@ def read_yaml(path: Path):
 
     from perfusion.config import concept_of
 
-    found = concept_of(
-        OmegaConf.create({"concept": {"images": str(path.parent), "super_category": None, "name": None}})
-    )
-    words = {k: found.get(k) for k in ("name", "super_category", "artist")}
+    told = concept_of(OmegaConf.create({"concept": {"images": str(path.parent), "super_category": None, "name": None}}))
+    words = {k: told.get(k) for k in ("name", "super_category", "artist")}
     return "words" if all(v is None or isinstance(v, str) for v in words.values()) else words
 
 

@@ -30,17 +30,19 @@ RUNS = {name: COMMANDS[name] for name in ("train", "covariance", "evaluate", "co
 def main() -> None:
     asked, started = arguments(__doc__, rounds=5), time.perf_counter()
     random.seed(asked.seed)
-    found: dict[str, list[str] | None] = {}
+    by_check: dict[str, list[str] | None] = {}
     with workplace() as folder:
         small_world(folder / "world")
         undisturbed = {name: Undisturbed(name, folder) for name in COMMANDS}
         for check in (full_disk, read_only, clock_back, two_runs):
             skipped = check in (full_disk, read_only) and os.geteuid() != 0
             problems = None if skipped else [p for _ in range(asked.rounds) for p in check(folder, undisturbed)]
-            found[check.__name__] = problems
+            by_check[check.__name__] = problems
             print(check.__name__, "skipped" if skipped else problems or "well", flush=True)
-    figures = {f"places_{name}": "skipped" if problems is None else len(problems) for name, problems in found.items()}
-    figures |= {"places_rounds": asked.rounds, "places_problems": [p for v in found.values() for p in v or []][:20]}
+    figures = {
+        f"places_{name}": "skipped" if problems is None else len(problems) for name, problems in by_check.items()
+    }
+    figures |= {"places_rounds": asked.rounds, "places_problems": [p for v in by_check.values() for p in v or []][:20]}
     keep(asked.results, "places", figures, started)
 
 

@@ -74,10 +74,9 @@ class Child:
         while self._worked() < after:
             time.sleep(0.003)
         running = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        if running:  # its own group, which is it alone until it has made one
-            os.killpg(self.pid, signal.SIGKILL) if os.getpgid(self.pid) == self.pid else os.kill(
-                self.pid, signal.SIGKILL
-            )
+        if running:  # with its group, once it has made one of its own
+            end = os.killpg if os.getpgid(self.pid) == self.pid else os.kill
+            end(self.pid, signal.SIGKILL)
         return self.wait() == -signal.SIGKILL and running
 
     def _worked(self) -> float:

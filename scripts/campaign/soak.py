@@ -34,17 +34,17 @@ def main() -> None:
         children = [Child(one, folder, folder / f"{i}.log") for i, one in enumerate(work)]
         for i, child in enumerate(children):
             assert child.wait() == 0, (folder / f"{i}.log").read_text()[-3000:]
-        found = [json.loads((folder / f"{i}.json").read_text()) for i in range(asked.pipelines)]
-    total = lambda name: sum(one[name] for one in found)
+        reports = [json.loads((folder / f"{i}.json").read_text()) for i in range(asked.pipelines)]
+    total = lambda name: sum(one[name] for one in reports)
     figures = {
         "soak_loads": total("loads"),
         "soak_pipelines": asked.pipelines,
         "soak_pictures": total("pictures"),
         "soak_threads": THREADS,
         "soak_wrong_pictures": total("wrong"),
-        "soak_memory_mib": round(max(one["memory"][-1] for one in found)),
-        "soak_memory_growth": round(max(one["growth"] for one in found), 4),
-        "soak_base_equal": all(one["base_equal"] for one in found),
+        "soak_memory_mib": round(max(one["memory"][-1] for one in reports)),
+        "soak_memory_growth": round(max(one["growth"] for one in reports), 4),
+        "soak_base_equal": all(one["base_equal"] for one in reports),
     }
     keep(asked.results, "soak", figures, started)
 
@@ -65,9 +65,9 @@ def soaked(pipe, files: dict[str, list[Path]], loads: int, seed: str, to: Path) 
         drawn = together(pipe, random.choices(range(len(PROMPTS)), k=1 if i % 4 else THREADS))
         handle.unload()
         pictures += len(drawn)
-        for which, found in drawn:
-            expected = known.setdefault((which, *sorted(map(str, chosen.values()))), found)
-            wrong += not np.array_equal(found, expected)
+        for which, seen in drawn:
+            expected = known.setdefault((which, *sorted(map(str, chosen.values()))), seen)
+            wrong += not np.array_equal(seen, expected)
         if i % max(1, loads // 50) == 0 or i == loads - 1:
             gc.collect()
             memory.append(resident())
@@ -108,7 +108,7 @@ def tiny(folder: Path):
     parts = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     pipe = quiet(StableDiffusionPipeline(vae(), encoder, tokenizer, denoiser, scheduler, **parts))
     hash, files = base_hash(encoder, denoiser), {"teddy*": [], "teapot*": []}
-    for trigger, found in files.items():
+    for trigger, paths in files.items():
         word = trigger[:-1]
         for i in range(10):
             noisy = lambda x: x + 0.5 * x.std() * torch.randn(x.shape)
@@ -117,8 +117,8 @@ def tiny(folder: Path):
             concept = Concept(
                 trigger, word, i_star, i_star, noisy(word_embedding(tokenizer, encoder, word)), o_star, base_hash=hash
             )
-            found.append(folder / f"{word}-{i}.safetensors")
-            concept.save(found[-1])
+            paths.append(folder / f"{word}-{i}.safetensors")
+            concept.save(paths[-1])
     return pipe, files
 
 

@@ -1,13 +1,11 @@
 """What users do to a PixArt or Sana pipeline beside loading concepts: compile, offload, copy, pickle, cast; guidance off and on."""
 
 import copy
-import io
-import pickle
 
 import numpy as np
 import pytest
 import torch
-from helpers import differ
+from helpers import check_model_cpu_offload, differ, saved_by_torch, twin_of
 from helpers_denoisers import TINY, draw
 
 from perfusion.method.pipeline import load_concepts
@@ -33,19 +31,7 @@ def test_guidance_off_and_on(guidance, pipe, make_concept):
 
 @pytest.mark.parametrize("offload_first", [True, False])
 def test_model_cpu_offload(offload_first, pipe, make_concept):
-    """Its hooks, with the CPU for an accelerator: they run at every call, and nothing moves."""
-    concept, base = make_concept(pipe), draw(pipe)
-    handle = load_concepts(pipe, {"teddy*": concept})
-    expected = draw(pipe)
-    if offload_first:
-        handle.unload()
-        pipe.enable_model_cpu_offload(device="cpu")
-        handle = load_concepts(pipe, {"teddy*": concept})
-    else:
-        pipe.enable_model_cpu_offload(device="cpu")
-    assert np.array_equal(draw(pipe), expected)
-    handle.unload()
-    assert np.array_equal(draw(pipe), base)
+    check_model_cpu_offload(pipe, make_concept(pipe), offload_first, draw)
 
 
 @pytest.mark.slow
@@ -76,12 +62,7 @@ def test_a_copy_is_a_pipeline_of_its_own(way, pipe, make_concept):
     base = draw(pipe)
     handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
     loaded = draw(pipe)
-    if way == "deepcopy":
-        twin = copy.deepcopy(pipe)
-    elif way == "pickle":
-        twin = pickle.loads(pickle.dumps(pipe))
-    else:
-        twin = pickle.loads(pickle.dumps(handle)).pipe
+    twin = twin_of(pipe, handle, way)
     assert np.array_equal(draw(twin), loaded) and twin._perfusion is not handle and twin._perfusion.pipe is twin
     twin._perfusion.set_gate(beta=-0.5)
     assert differ(draw(twin), loaded) and np.array_equal(draw(pipe), loaded)
@@ -100,10 +81,7 @@ def test_a_copy_is_a_pipeline_of_its_own(way, pipe, make_concept):
 def test_the_denoiser_is_saved_by_torch(pipe, make_concept):
     load_concepts(pipe, {"teddy*": make_concept(pipe)})
     loaded = draw(pipe)
-    file = io.BytesIO()
-    torch.save(pipe.transformer, file)
-    file.seek(0)
-    pipe.transformer = torch.load(file, weights_only=False)  # what was written here just now
+    pipe.transformer = saved_by_torch(pipe.transformer)
     assert np.array_equal(draw(pipe), loaded)
 
 
