@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from pydantic.fields import FieldInfo
 
 from perfusion.config import CONF, check
-from perfusion.config.checked import _group
+from perfusion.config.saying import group_of
 from perfusion.config.schema import COMMANDS
 from perfusion.errors import UserError
 
@@ -40,7 +40,7 @@ def keys_of(command: str) -> dict[str, FieldInfo]:
 def _leaves(group, prefix: str = "", depth: int = 0) -> dict[str, FieldInfo]:
     leaves = {}
     for name, info in group.model_fields.items():
-        inner = _group(info.annotation)
+        inner = group_of(info.annotation)
         if inner and depth < 2:
             leaves |= _leaves(inner, f"{prefix}{name}.", depth + 1)
         elif not inner:

@@ -124,6 +124,18 @@ def test_every_key_of_the_files_has_a_type_and_back():
     ("train", "trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0 does not work"),
     ("train", "+trainer.max_steps=5", "trainer.max_steps is set by perfusion train itself"),
     ("train", "+trainer.speed=5", "trainer.speed is no key of the trainer; allowed are: accelerator"),
+    ("train", "+trainer.max_epochs=abc", "trainer.max_epochs=abc does not work; a whole number or null is allowed."),
+    ("train", "+trainer.max_epochs=true", "trainer.max_epochs=true does not work"),
+    ("train", "+trainer.limit_train_batches=nan", "trainer.limit_train_batches=nan does not work; a number or null"),
+    ("train", "+trainer.max_time={days: a}", "trainer.max_time={days: a} does not work"),
+    ("train", "+trainer.detect_anomaly=null", "trainer.detect_anomaly=null does not work; true, false is allowed"),
+    ("train", "+logger.flush_logs_every_n_steps=abc", "logger.flush_logs_every_n_steps=abc does not work; a whole number"),
+    ("train", "+logger.offline=true", "logger.offline is no key of the logger; allowed are: save_dir, name, version"),
+    ("train", "+logger._partial_=true", "logger._partial_ is no key of the logger"),
+    ("train", "logger._target_=abc", "logger._target_=abc does not work"),
+    ("train", "logger._target_=pathlib.Path", "logger._target_=pathlib.Path does not work (it is no logger)"),
+    ("train", "logger={wandb: null}", "logger.wandb=null does not work; keys of one logger are allowed"),
+    ("train", "logger={a: {_target_: pytorch_lightning.loggers.CSVLogger, prefix: 5}}", "logger.a.prefix=5 does not work; a text is allowed"),
     ("train", "resume=true", "resume=true does not work; a path or null"),
     ("train", "concept_file=''", "concept_file= does not work (it is empty, or too long"),
     ("train", "logger.save_dir=5", "logger.save_dir=5 does not work"),
@@ -152,6 +164,19 @@ def test_a_sentence_names_key_value_and_what_is_allowed(command, override, words
         check(command, configured(command, override))
     said = str(error.value)
     assert words in said and "\n" not in said and said.endswith("."), said
+
+
+def test_keys_that_lightning_takes_pass():
+    wandb = "logger={wandb: {_target_: pytorch_lightning.loggers.WandbLogger, project: a, log_model: all, tags: [b]}}"
+    extra = (
+        "+trainer.max_epochs=-1",
+        "+trainer.limit_train_batches=0.5",
+        "+trainer.max_time={hours: 1}",
+        "+trainer.profiler=simple",
+    )
+    for overrides in (extra, ("+logger.prefix=a",), ("+trainer.fast_dev_run=true",), (wandb,)):
+        cfg = configured("train", *overrides)
+        assert check("train", cfg) == cfg
 
 
 def test_weights_and_precision_of_two_half_kinds_are_refused():

@@ -4,9 +4,7 @@ configuration with what was plainly meant put right.
 
 import copy
 import difflib
-import types
 from pathlib import Path
-from typing import Annotated, Literal, Union, get_args, get_origin
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -15,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from perfusion.config.groups import Beside
+from perfusion.config.saying import group_of, is_listed, shown, words
 from perfusion.config.schema import COMMANDS
 from perfusion.errors import UserError
 
@@ -41,7 +40,7 @@ def check(command: str, cfg: DictConfig) -> DictConfig:
     ]
     if missing:
         key = missing[0]
-        allowed = _words(_field(schema, key.split("."))[1])
+        allowed = words(_field(schema, key.split("."))[1])
         raise UserError(f"{key} is not given; {GIVE.get(key, f'{allowed} is allowed')}.")
     keys = [key for key in cfg if strict or key in schema.model_fields]
     try:
@@ -70,8 +69,8 @@ def not_taken(command: str, override: str, key_is_there: bool) -> str | None:
     key, _, value = override.partition("=")
     keys, info = _field(COMMANDS[command], key.split("."))
     if key_is_there:
-        return f"{key}={shown(value)} does not work; {_words(info)} is allowed." if ".".join(keys) == key else None
-    group, unknown = _group(info.annotation) if keys else COMMANDS[command], ".".join(keys) != key
+        return f"{key}={shown(value)} does not work; {words(info)} is allowed." if ".".join(keys) == key else None
+    group, unknown = group_of(info.annotation) if keys else COMMANDS[command], ".".join(keys) != key
     if key.split(".")[0] == "hydra" or (unknown and not group):
         return None
     if unknown and group.model_config["extra"] != "allow":
@@ -138,11 +137,11 @@ def _sentence(command: str | None, schema: type[BaseModel], plain: dict, error: 
     if isinstance(reason, UserError):
         return str(reason)
     if error["type"] == "extra_forbidden":
-        return _unknown(command, ".".join(map(str, error["loc"])), _group(info.annotation) if info else schema)
-    allowed = _words(info)
+        return _unknown(command, ".".join(map(str, error["loc"])), group_of(info.annotation) if info else schema)
+    allowed = words(info)
     if error["type"] == "missing":
         return f"{key} is not given; {allowed} is allowed."
-    if _is_listed(info.annotation):
+    if is_listed(info.annotation):
         return f"{key}={shown(value)} is unknown; allowed are: {allowed}."
     quote = ""
     if error["type"] == "string_type" and isinstance(error["input"], (bool, int, float)):
@@ -167,63 +166,5 @@ def _field(schema: type[BaseModel], loc) -> tuple[list[str], FieldInfo | None]:
             break
         info = schema.model_fields[part]
         keys.append(part)
-        schema = _group(info.annotation)
+        schema = group_of(info.annotation)
     return keys, info
-
-
-def _group(annotation) -> type[BaseModel] | None:
-    """The group of keys that an annotation is, or may be."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    groups = (
-        [_group(a) for a in get_args(annotation)]
-        if get_origin(annotation) in (Union, types.UnionType, Annotated)
-        else []
-    )
-    return next((group for group in groups if group), None)
-
-
-def _words(kind) -> str:
-    """What is allowed, in words: a description's, else the type's."""
-    if isinstance(kind, FieldInfo):
-        return kind.description or _words(kind.annotation)
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        said = [m.description for m in arguments[1:] if isinstance(m, FieldInfo) and m.description]
-        return said[-1] if said else _words(arguments[0])
-    if origin is Literal:
-        return ", ".join(shown(a) for a in arguments)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_words(a) for a in arguments)
-    if group := _group(kind):
-        return f"a group of keys ({', '.join(group.model_fields)})"
-    return {type(None): "null", bool: "true, false", str: "a text"}.get(kind, "another value")
-
-
-def _is_listed(kind) -> bool:
-    """Whether an annotation allows a few words alone."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _is_listed(arguments[0])
-    if origin in (Union, types.UnionType):
-        return all(_is_listed(a) for a in arguments)
-    return origin is Literal or kind in (bool, type(None))
-
-
-def shown(value, most: int = 100, depth: int = 3) -> str:
-    """A value as it is written on the command line, on one line, cut where it is long or deep (YAML's references can say
-    a list of lists of ... that nobody could write out)."""
-    if isinstance(value, (dict, list, tuple)) and value and not depth:
-        text = "..."
-    elif isinstance(value, dict):
-        text = "{" + ", ".join(f"{shown(k)}: {shown(v, depth=depth - 1)}" for k, v in list(value.items())[:20]) + "}"
-    elif isinstance(value, (list, tuple)):
-        text = "[" + ", ".join(shown(v, depth=depth - 1) for v in value[:20]) + "]"
-    else:
-        text = (
-            {None: "null", True: "true", False: "false"}[value]
-            if value is None or isinstance(value, bool)
-            else str(value)
-        )
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= most else f"{text[: most - 3]}..."

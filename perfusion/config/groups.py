@@ -1,10 +1,10 @@
 """Groups of keys that several commands have: a model, a concept, a method, an evaluation, a trainer."""
 
-import inspect
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from perfusion.config.callables import check_arguments, check_logger
 from perfusion.config.kinds import (
     Beta,
     Dotted,
@@ -187,7 +187,16 @@ def _no_logger(value):
     return {} if none(value) is None else value
 
 
-Loggers = Annotated[Logger, BeforeValidator(_no_logger)]
+def _of_their_classes(loggers: Logger) -> Logger:
+    given = loggers.model_dump(exclude_unset=True)
+    for group, one in (
+        {"logger": given} if "_target_" in given else {f"logger.{n}": v for n, v in given.items()}
+    ).items():
+        check_logger(group, one)
+    return loggers
+
+
+Loggers = Annotated[Logger, BeforeValidator(_no_logger), AfterValidator(_of_their_classes)]
 
 
 OURS = (  # what perfusion train sets itself
@@ -218,15 +227,8 @@ class Trainer(BaseModel):
 
     @model_validator(mode="after")
     def lightnings_own(self):
-        if not self.model_extra:
-            return self
-        from pytorch_lightning import Trainer as Lightning  # seconds, for names that are seldom given
+        if self.model_extra:
+            from pytorch_lightning import Trainer as Lightning  # seconds, for names that are seldom given
 
-        known = [name for name in inspect.signature(Lightning.__init__).parameters if name not in ("self", *OURS)]
-        for name in self.model_extra:
-            if name not in known:
-                raise UserError(
-                    f"trainer.{name} is {'set by perfusion train itself' if name in OURS else 'no key of the trainer'}; "
-                    f"allowed are: {', '.join(known)}."
-                )
+            check_arguments("trainer", self.model_extra, Lightning, OURS)
         return self
