@@ -227,6 +227,11 @@ def test_a_group_is_chosen_by_name(override, capsys):
     ("train", "selection.evry=3", "selection.evry is no key of perfusion train (did you mean every?); allowed are: every"),
     ("train", "trainer.max_time=00:01:00", "add it with a plus sign, as in +trainer.max_time=00:01:00"),
     ("train", "hydra.nothing=3", "Could not override 'hydra.nothing'"),
+    ("train", "hydra.run.dir=null", "hydra.run.dir=null does not work (ValidationError: field 'hydra.run.dir' is not Optional"),
+    ("train", "~hydra.run", "hydra.run does not work"),
+    ("train", "selection.prompts.x=5", "selection.prompts.x=5 cannot be put into the configuration (ValueError: invalid literal"),
+    ("train", "hydra.sweeper.params.seed=5", "hydra.sweeper.params.seed=5 cannot be put into the configuration (AssertionError"),
+    ("train", "=5", "=5 cannot be put into the configuration"),
     ("train", "concept.name=$y_{a*", "concept.name=$y_{a* cannot be read as KEY=VALUE (mismatched input"),
     ("train", "seed", "seed cannot be read as KEY=VALUE (missing EQUAL"),
 ])  # fmt: skip
@@ -235,6 +240,49 @@ def test_what_hydra_does_not_take_is_one_sentence(command, override, words, caps
         apps._check(command, [override])
     said = capsys.readouterr().err
     assert words in said and said.count("\n") == 1, said
+
+
+KEY_LOCKING = "+experiment=key_locking"
+
+
+@pytest.mark.parametrize("words", [  # the last says what is wrong
+    ("seed=0,abc", "seed=abc does not work; a whole number from 0 to 4294967295 is allowed."),
+    (f"seed={','.join(map(str, range(99)))},abc", "max_steps=1,2", "seed=abc does not work"),  # of 200 jobs some
+    ("concept=teddy,cat", "max_steps=10", "+trainer.max_epochs=1,abc", "trainer.max_epochs=abc does not work"),
+    ("trainer=cpu,nope", "Could not find 'trainer/nope'"),
+    ("model.dtype=float16,float32", "trainer.precision=32-true,bf16-mixed", "does not go with model.dtype=float16"),
+    ("selection.prompts=['a {}'],{a:b}", "selection.prompts={a:b} does not work; a list of prompts"),
+    ("selection.evry=3,4", "selection.evry is no key of perfusion train (did you mean every?)"),
+    ("seed=interval(0,1)", "seed=interval(0,1) names no values one by one"),
+    ("concept.images=a,${nope}", "Interpolation key 'nope' not found"),
+    (KEY_LOCKING, "concept=teddy,cat", "seed=0,1.5", "seed=1.5 does not work"),
+    (KEY_LOCKING, "arm=locked,hot", "arm=hot is not in experiment key_locking; allowed are: locked, trained_k"),
+])  # fmt: skip
+@pytest.mark.parametrize("flag", ["-m", "hydra.mode=MULTIRUN"])
+def test_every_job_of_a_sweep_is_checked_before_the_first(words, flag, capsys):
+    *overrides, said = words
+    with pytest.raises(SystemExit) as stop:
+        apps._check("train", [flag, *overrides])
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2 and said in shown and shown.count("\n") == 1, shown
+
+
+def test_a_sweep_that_can_run_passes():
+    for overrides in (
+        ["seed=0,1", "masks=none,clipseg"],
+        [KEY_LOCKING, "concept=teddy,custom"],
+        ["seed=range(0,9999)"],
+    ):
+        apps._check("train", ["-m", *overrides])
+
+
+@pytest.mark.parametrize("override", ["hydra.verbose=5", "hydra.verbose={a: b}", "hydra.job_logging.root.level=abc"])
+@pytest.mark.parametrize("flags", [(), ("seed=0,1", "-m")])  # -m may stand anywhere
+def test_what_hydra_itself_cannot_do_is_one_sentence(override, flags, perfusion_here, capsys):
+    with pytest.raises(SystemExit) as stop:
+        perfusion_here("generate", "prompts=a", override, *flags)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and f"perfusion: {override} does not work" in said and said.count("\n") == 1, said
 
 
 def test_a_concept_yaml_beside_ones_own_pictures_is_read(tmp_path):

@@ -7,11 +7,13 @@ import re
 import shlex
 import shutil
 import sys
+import traceback
 from contextlib import nullcontext
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -20,21 +22,25 @@ from omegaconf.errors import OmegaConfBaseException
 from perfusion.atomic import alone, write_text
 from perfusion.commands import terminal
 from perfusion.commands.cli import APPS, refuse
+from perfusion.commands.sweeping import check_jobs, compose
 from perfusion.config import CONF, check, not_taken
-from perfusion.errors import Stopped, UserError, reader_left, told
+from perfusion.errors import Stopped, UserError, first_sentence, reader_left, told
 from perfusion.experiments import sweep  # registers the resolver of job folders, here and in other processes
 from perfusion.experiments.launchers import missing_extra, register
 
 PROGRAM = sys.argv[0]
+SWEEPS = {"-m", "--multirun"}
 
 
 def start(app: str, overrides: list[str]) -> None:
     """Run an app on the command line's overrides; Ctrl-C ends it with exit code 130, without a traceback."""
-    overrides = [_of_group(o) for o in overrides]
+    overrides = [
+        _of_group(o) for o in sorted(overrides, key=lambda o: o not in SWEEPS)
+    ]  # -m is read before values alone
     if sentence := missing_extra(overrides):
         refuse(sentence)
     register(overrides)
-    if not any(o.startswith("-") for o in overrides):  # with flags (-m, --help, ...) Hydra itself checks
+    if {o for o in overrides if o.startswith("-")} <= SWEEPS:  # with other flags (--help, ...) Hydra itself checks
         _check(app, overrides)
     sys.argv = [f"perfusion {app}", *overrides, f"hydra.job.name={app}"]  # what the log file is named after
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra ends the process itself, with part of a traceback
@@ -53,6 +59,8 @@ def start(app: str, overrides: list[str]) -> None:
             raise
         cause = error.__cause__ if isinstance(error, ValueError) else error  # logging's, of its file
         if not isinstance(cause, OSError) or cause.errno is None:
+            if sentence := _of_hydra(app, overrides, error):
+                refuse(sentence)
             raise
         where = f"{cause.filename} cannot be written or read" if cause.filename else "a file cannot be written or read"
         refuse(f"{where} ({cause.strerror}); free some space, or give files and folders that you may read and write.")
@@ -113,10 +121,14 @@ def _after_training(cfg, folder: Path, trigger: str) -> None:
 
 
 def _check(app: str, overrides: list[str]) -> None:
-    """Compose once, for an error of one sentence."""
+    """Compose once, for an error of one sentence; a sweep's every job."""
+    values = [o for o in overrides if o not in SWEEPS]
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            _checked(app, hydra.compose(app, overrides))
+            if values != overrides or "hydra.mode=MULTIRUN" in values:
+                check_jobs(app, values, lambda cfg: sweep.check_job(cfg) if _is_job(app, cfg) else check(app, cfg))
+            else:
+                _checked(app, compose(app, values))
     except (HydraException, OmegaConfBaseException, UserError) as error:
         refuse(_sentence(app, error))
 
@@ -131,14 +143,38 @@ def _sentence(app: str, error: Exception) -> str:
             "{}[]()=:,$ is quoted twice, as in 'prompts=\"a {b}: c\"'."
         )
     key = re.fullmatch(
-        r"Error merging override \+*(.*)|Could not override '.*'. To append to your config use \+(.*)", said
+        r"Error merging override [+~]*(.*)|Could not override '.*'. To append to your config use \+(.*)", said
     )
+    if key and key[1] and re.match(r"hydra[./]", key[1]):
+        return _not_hydras(app, key[1], error.__cause__)
     return (key and not_taken(app, key[1] or key[2], bool(key[1]))) or said
+
+
+def _of_hydra(app: str, overrides: list[str], error: Exception) -> str | None:
+    """The sentence where Hydra itself fails, before any job, at its own settings that were given: few of them have types."""
+    given = [o for o in overrides if re.match(r"[+~]*hydra[./]", o)]
+    of_a_job = JobReturn.return_value.fget.__code__  # what Hydra gets a job's result, or its error, by
+    if not given or any(frame.f_code is of_a_job for frame, _ in traceback.walk_tb(error.__traceback__)):
+        return None
+    return _not_hydras(app, " ".join(given), error)
+
+
+def _not_hydras(app: str, given: str, error: BaseException | None) -> str:
+    said = first_sentence(error)[:200] if error else ""
+    said = said and f"{type(error).__name__}: {said}"
+    allowed = "true, false, a logger's name or a list of them" if "hydra.verbose=" in given else (
+        f"what perfusion {app} --cfg hydra shows"
+    )  # fmt: skip
+    return f"{given} does not work{said and f' ({said})'}; {allowed} is allowed."
 
 
 def _checked(app: str, cfg: DictConfig) -> DictConfig:
     """The configuration, every key checked; an experiment's job checks its own, with its arm's settings."""
-    return cfg if app == "train" and cfg.get("name") else check(app, cfg)
+    return cfg if _is_job(app, cfg) else check(app, cfg)
+
+
+def _is_job(app: str, cfg: DictConfig) -> bool:
+    return bool(app == "train" and cfg.get("name"))
 
 
 def _of_group(override: str) -> str:
@@ -146,7 +182,11 @@ def _of_group(override: str) -> str:
     group, _, choice = override.partition("=")
     if group == "logger" and choice.lower() in ("null", "false", ""):
         return "logger=none"
-    if (CONF / group).is_dir() and group and (re.fullmatch(r"null|true|false|[-+.\d]*", choice, re.IGNORECASE)):
+    if (
+        (CONF / group).is_dir()
+        and group not in ("", "hydra")
+        and (re.fullmatch(r"null|true|false|[-+.\d]*", choice, re.IGNORECASE))
+    ):
         names = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
         refuse(f"{override} names no choice of {group}; allowed are: {', '.join(names)}.")
     return override

@@ -58,6 +58,13 @@ def resolved(cfg: DictConfig) -> DictConfig:
     return OmegaConf.merge(plain, arm)
 
 
+def check_job(cfg: DictConfig) -> None:
+    """Raises UserError for keys with which an experiment's job cannot run; concept=custom without pictures is left out later."""
+    plain = resolved(cfg)
+    if not OmegaConf.is_missing(plain.concept, "images"):
+        check("train", plain)
+
+
 def key(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
     """16 hex digits of a resolved configuration. Missing values (concept=custom) count as null."""
     missing = [k for k in ("images", "super_category") if "concept" in cfg and OmegaConf.is_missing(cfg.concept, k)]

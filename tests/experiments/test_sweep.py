@@ -182,10 +182,8 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
     for more, sentence in [
         (("arm=tau_0.10",), None),
         (("arm=tau_0.20,tau_0.10", "evaluation.beta=[0.7]"), "has 1 point"),
-        (("arm=hot",), "arm=hot is not in experiment sigmoid_temperature"),
         (("arm=tau_0.10", "trainer.devices=2"), "trainer.devices=2 does not work in an experiment"),
         (("arm=tau_0.10", "concept=custom", f"concept.images={nameless}"), "concept.super_category is not given"),
-        (("arm=tau_0.10", "evaluation.lock=[globl]"), "evaluation.lock=[globl] does not work"),
         (("arm=tau_0.10", "concept.images=gone"), "concept.images=gone is not a folder"),
         (("arm=tau_0.10", "evaluation.dino=timm:vit_tiny"), "scorer timm:vit_tiny is no model of timm"),
     ]:

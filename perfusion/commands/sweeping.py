@@ -1,0 +1,110 @@
+"""What overrides make: the configuration of a command, or of every job of a sweep (-m), before any of them starts."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable
+from functools import cache
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from perfusion.config import CONF
+from perfusion.errors import UserError, first_sentence
+
+MOST = 100  # jobs: more take longer to check than to be refused one by one
+
+
+def compose(app: str, overrides: list[str], mode: RunMode | None = None) -> DictConfig:
+    """hydra.compose; with a mode, what Hydra makes of it, its own settings too. Within initialize_config_dir.
+
+    Raises Hydra's and OmegaConf's errors, and UserError for an override at which they fail in another way.
+    """
+    loader = GlobalHydra.instance().hydra.config_loader
+    load = lambda some: (
+        hydra.compose(app, some) if mode is None else loader.load_configuration(app, some, run_mode=mode)
+    )
+    try:
+        return load(overrides)
+    except (HydraException, OmegaConfBaseException):
+        raise
+    except Exception as error:  # an assert, or what a conversion raises, as at prompts.x=5: a list has no x
+        said = f"{type(error).__name__}: {first_sentence(error)[:200]}"
+        raise UserError(
+            f"{next((one for one in overrides if _fails(load, one)), ' '.join(overrides))} cannot be put into the "
+            f"configuration ({said}); perfusion {app} --cfg all shows the keys that are there, and their values."
+        ) from error
+
+
+def _fails(load: Callable, override: str) -> bool:
+    try:
+        load([override])
+    except (HydraException, OmegaConfBaseException):
+        return False
+    except Exception:
+        return True
+    return False
+
+
+def check_jobs(app: str, overrides: list[str], check: Callable[[DictConfig], object]) -> None:
+    """`check` every job's configuration, composed as Hydra composes it; of more than MOST jobs some, with every value in one.
+
+    Within initialize_config_dir. What `check` raises, and Hydra's errors, come as they are. Another sweeper than Hydra's own
+    makes its jobs as it goes: they are left to it.
+    """
+    master = compose(app, overrides, RunMode.MULTIRUN)
+    loader = GlobalHydra.instance().hydra.config_loader
+    sweeper = master.hydra.sweeper
+    if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
+        return
+    given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    given += OmegaConf.to_container(master.hydra.overrides.task, resolve=False)
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides(given)
+    axes = {one.get_key_element(): _values(one) for one in parsed}  # a later one of the same key stands, as in Hydra
+    plain = {one.get_key_element(): one for one in parsed if _is_plain(one) and len(axes[one.get_key_element()]) > 1}
+    composed = cache(lambda *fixed: compose(app, list(fixed)))
+    for job in _jobs(list(axes.values())):
+        # Composing takes ten times the check: the values of keys are set in a configuration that is composed once.
+        first = [axes[key][0] if key in plain else value for key, value in zip(axes, job)]
+        cfg = copy.deepcopy(composed(*first))
+        for key, value in zip(axes, job):
+            if key in plain:
+                _set(cfg, value)
+        check(cfg)
+
+
+def _jobs(axes: list[list[str]]):
+    if math.prod(map(len, axes)) <= MOST:
+        return itertools.product(*axes)
+    longest = min(MOST, max(map(len, axes)))
+    return (tuple(axis[i % len(axis)] for axis in axes) for i in range(longest))
+
+
+def _values(override: Override) -> list[str]:
+    if override.is_sweep_override() and not override.is_discrete_sweep():
+        raise UserError(
+            f"{override.input_line} names no values one by one, which this sweeper needs; give them, as in "
+            f"{override.get_key_element()}=1,2,3, or choose another with hydra/sweeper=NAME."
+        )
+    return [job[0] for job in BasicSweeper.split_arguments([override], None)[0]]
+
+
+def _is_plain(override: Override) -> bool:
+    """Whether it sets a key, and neither chooses a file nor adds or deletes."""
+    kind = override.is_add() or override.is_force_add() or override.is_delete()
+    return not (kind or override.package or (CONF / override.key_or_group).is_dir())
+
+
+def _set(cfg: DictConfig, override: str) -> None:
+    (one,) = OverridesParser.create().parse_overrides([override])
+    try:
+        OmegaConf.update(cfg, one.key_or_group, one.value(), merge=True)
+    except OmegaConfBaseException as error:
+        raise ConfigCompositionException(f"Error merging override {override}") from error
