@@ -9,8 +9,9 @@ import numpy as np
 
 from perfusion.errors import UserError
 from perfusion.evaluation.fronts import check_front
+from perfusion.evaluation.reading import read_evaluation
 from perfusion.experiments.sweep import NOT_KEYED
-from perfusion.results import read_result, undamaged
+from perfusion.results import undamaged
 
 # What no number depends on, beside NOT_KEYED.
 NOT_COMPARED = (
@@ -35,13 +36,10 @@ def read_jobs(folder: Path) -> dict[str, dict[tuple[str, int], tuple[Path, dict]
     """{arm: {(concept, seed): (job folder, result)}}. Raises UserError where there are none, or of two base models."""
     jobs, hashes = defaultdict(dict), set()
     for path in sorted(folder.glob("*/result.json")):
-        with undamaged(path):
-            result = read_result(path)
-            about = result["job"]
-            other = jobs[about["arm"]].get((about["concept"], about["seed"]))
-            hashes.add(result["trained"]["base_hash"])
-            if missing := sorted({"config", "points", "prompts", "rows"} - result.keys()):
-                raise KeyError(*missing)
+        result = read_evaluation(path, of_a_job=True)
+        about = result["job"]
+        other = jobs[about["arm"]].get((about["concept"], about["seed"]))
+        hashes.add(result["trained"]["base_hash"])
         if other:
             raise UserError(
                 f"{path.parent} and {other[0]} are both {about['arm']} of {about['concept']}, seed {about['seed']}, with "

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from perfusion.atomic import check_place, write_text
 from perfusion.config import CONF
 from perfusion.errors import UserError
+from perfusion.evaluation.reading import read_evaluation
 from perfusion.experiments.sweep import made_by
 from perfusion.plots import plain_text
 from perfusion.results import read_result, undamaged
@@ -100,7 +101,7 @@ def of_run(folder: Path) -> str:
             return of_training(folder, result)
         if "points" not in read_result(file):
             raise UserError(f"run={folder} holds the result of something else; {finished}")
-        return of_evaluation(folder, result)
+        return of_evaluation(folder, read_evaluation(file))
 
 
 def training_sections(folder: Path, result: dict, about: str = "") -> list[str]:
@@ -196,7 +197,7 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
     done = []
     for path in jobs.glob("*/result.json"):
         with undamaged(path):
-            evaluated = read_result(path)
+            evaluated = read_evaluation(path, of_a_job=True)
             done.append((*(evaluated["job"][key] for key in ("concept", "seed", "arm")), path, evaluated))
     fronts, first = [], {}
     for concept, seed, arm, path, evaluated in sorted(done, key=lambda job: job[:2]):

@@ -108,7 +108,8 @@ def _job(cfg: DictConfig, about: dict) -> dict:
     """`about` is filled in as far as the job comes."""
     from perfusion.evaluation.evaluate import check_evaluation, points_of
     from perfusion.evaluation.fronts import check_front
-    from perfusion.results import read_result, write_result
+    from perfusion.evaluation.reading import read_evaluation
+    from perfusion.results import write_result
 
     plain, experiment = resolved(cfg), Path(HydraConfig.get().sweep.dir)
     if OmegaConf.is_missing(plain.concept, "images"):
@@ -127,12 +128,12 @@ def _job(cfg: DictConfig, about: dict) -> dict:
             "by side instead, with hydra/launcher=joblib, submitit_slurm or ray."
         )
     if (folder / "result.json").exists():
-        result = read_result(folder / "result.json")
+        result = read_evaluation(folder / "result.json", of_a_job=True)
         if result["job"] != about:  # an arm or a concept that goes by another name now
             write_result(folder / "result.json", result | {"job": about})
         return _say("done before", about)
     for twin in sorted(experiment.parent.glob(f"*/{folder.name}/result.json")):  # of another experiment
-        result = read_result(twin)
+        result = read_evaluation(twin, of_a_job=True)
         folder.mkdir(parents=True, exist_ok=True)
         for name in ("pictures.png", "scores.csv", "front.png"):
             if twin.with_name(name).exists():  # the pictures of a long sweep may have been cleared away

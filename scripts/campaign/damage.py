@@ -11,6 +11,8 @@ import zlib
 def mutated(kind: str, whole: bytes, other: bytes) -> tuple[str, bytes]:
     """One way of damaging, and the file's bytes."""
     data = bytearray(whole)
+    if kind == "job" and random.random() < 0.7:  # the others seldom leave it JSON
+        return "special", SPECIAL[kind](whole)
     how = random.choice(["flip", "flip", "cut", "grow", "zero", "move", "header", "huge", "special", "empty"])
     at = random.randrange(len(data))
     if how == "flip":
@@ -58,7 +60,7 @@ def huge(kind: str, data: bytearray) -> bytearray:
         data[16:24] = struct.pack(">II", side, random.choice([1, 2**14, side]))
         data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
         return data
-    if kind in ("result", "yaml"):
+    if kind in ("result", "job", "yaml"):
         deep = random.choice(["[" * 100_000, '{"a":' * 50_000, "9" * 100_000, "1e999999", "&a [" * 3000])
         laughs = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
             f"{chr(98 + i)}: &{chr(98 + i)} [{','.join([f'*{chr(97 + i)}'] * 9)}]\n" for i in range(8)
@@ -122,6 +124,30 @@ def foreign_text(whole: bytes) -> bytes:
     return random.choice([*texts, whole.replace(b"0.1", b"NaN"), whole.replace(b"teddy", b"\xc3\x28")])
 
 
+def foreign_values(whole: bytes) -> bytes:
+    """A sound file of another shape: values of other kinds, keys and entries that lack or are too many."""
+    result = json.loads(whole)
+    for _ in range(random.choice([1, 1, 2])):
+        inner = [result]
+        for one in inner:
+            inner += [v for v in (one.values() if isinstance(one, dict) else one) if isinstance(v, (dict, list)) and v]
+        where = random.choice(inner)
+        at = random.choice([*where] if isinstance(where, dict) else range(len(where)))
+        other = random.choice(
+            [None, True, 5, -1, 0.5, 1e400, float("nan"), "a", "", [], [1, 2], {}, {"a": [1]}, 10**400, "\ud800"]
+        )
+        what = random.choice(["other", "other", "less", "more"])
+        if what == "less":
+            del where[at]
+        elif what == "more" and isinstance(where, list):
+            where.insert(at, other)
+        else:
+            where[at if what == "other" else "more"] = other
+        if not result:
+            break
+    return json.dumps(result).encode()
+
+
 def foreign_picture(whole: bytes) -> bytes:
     from PIL import Image
 
@@ -134,5 +160,5 @@ def foreign_picture(whole: bytes) -> bytes:
 
 SPECIAL = {
     "concept": foreign_tensors, "covariance": foreign_tensors, "checkpoint": foreign_pickle, "imported": foreign_pickle,
-    "result": foreign_text, "yaml": foreign_text, "mask": foreign_picture,
+    "result": foreign_text, "job": foreign_values, "yaml": foreign_text, "mask": foreign_picture,
 }  # fmt: skip

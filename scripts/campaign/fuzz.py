@@ -1,6 +1,6 @@
 """Damaged files of every kind that is read: python scripts/campaign/fuzz.py --files 10000
 
-Concept, covariance, checkpoint, result, mask and YAML files, and the checkpoints that `perfusion import` reads, with bits
+Concept, covariance, checkpoint, result, job, mask and YAML files, and the checkpoints that `perfusion import` reads, with bits
 flipped, cut, lengthened, swapped headers, huge sizes, foreign tensors and NaN. Each must be refused in one sentence
 (UserError) or say exactly what the whole file says. `silent_loads` counts those that say something else, `tracebacks` any
 other error, `over_memory` those that took more than twice the file (and 16 MiB, which is the allocator's grain).

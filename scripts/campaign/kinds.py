@@ -104,6 +104,44 @@ def read_result(path: Path):
     return read_result(path)
 
 
+def job(folder: Path, seed: int) -> bytes:
+    """An experiment's job as it may be edited: "format" 1 has no sum, so numbers may differ; it is only read as numbers."""
+    import json
+
+    about = {"lock": None, "tau": 0.1}
+    points = [about | {"beta": beta} for beta in (0.6, 0.9)]
+    scores = {name: [round(0.1 + 0.01 * i + 0.001 * seed, 4) for i in range(8)] for name in ("text", "image", "facts")}
+    rows = {"point": [0, 1] * 4, "prompt": [0] * 4 + [1] * 4, "k": [0, 0, 1, 1] * 2} | scores
+    result = {
+        "format": 1, "concept": "teddy*", "prompts": ["a {}", "a {} at night"], "points": points, "rows": rows,
+        "summary": [p | {"text": 0.2, "image": 0.2 + i, "facts": None, "pareto": True} for i, p in enumerate(points)],
+        "front": {"reference": [0.0, 0.0], "hypervolume": 0.1, "interval": [0.0, 0.2]}, "drift": None,
+        "definitions": {"text": "a cosine"}, "config": {"seed": seed, "model": {"id": "a"}}, "scorers": {"clip": "a", "dino": None},
+        "trained": {"base_hash": "0" * 32}, "surroundings": {"commit": None}, "seconds": 1.0, "job_seconds": 2.0,
+        "training": {"train_seconds": 1.0, "folder": "gone"}, "job": {"arm": "a", "concept": "teddy*", "seed": 0},
+    }  # fmt: skip
+    (folder / "a").mkdir(exist_ok=True)
+    return json.dumps(result).encode()
+
+
+def read_job(path: Path):
+    """What is made of it: the joined table, and the page."""
+    from omegaconf import OmegaConf
+
+    from perfusion.experiments.collect import collect, report, table
+    from perfusion.experiments.jobs import read_jobs
+    from perfusion.experiments.report import of_run
+
+    of_run(path.parent)
+    jobs = read_jobs(path.parents[1])
+    cfg = OmegaConf.create({"name": "a", "arms": None, "draws": 20, "seed": 0, "reference": [0.0, 0.0]})
+    claims = [{"better": "a", "worse": "a", "measure": m, "claim": "none"} for m in ("hypervolume", "matched_text")]
+    cfg.arms = {arm: None for arm in jobs}
+    joined, arms = collect(jobs, claims, cfg)
+    report(joined)
+    return "joined", len(table(jobs)["text"]), len(arms)
+
+
 def mask(folder: Path, seed: int) -> bytes:
     from PIL import Image
 
@@ -141,6 +179,7 @@ KINDS = {
     "covariance": (covariance, read_covariance, "a.safetensors"),
     "checkpoint": (checkpoint, read_checkpoint, "last.ckpt"),
     "result": (result, read_result, "result.json"),
+    "job": (job, read_job, "a/result.json"),
     "mask": (mask, read_mask, "a.mask.png"),
     "yaml": (yaml, read_yaml, "concept.yaml"),
     "imported": (imported, read_imported, "a.ckpt"),

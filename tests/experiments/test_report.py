@@ -1,8 +1,10 @@
 """perfusion report on real small runs, opened in a real browser where there is one."""
 
+import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -126,9 +128,61 @@ def test_damaged_files_of_a_run(tmp_path, files, sentence):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("more", ["", ', "job": 5', ', "job": {"arm": "a", "concept": "c", "seed": 0}'])
-def test_a_result_without_its_job_is_not_joined(tmp_path, more):
-    (tmp_path / "0").mkdir()
-    (tmp_path / "0/result.json").write_text(f'{{"format": 1{more}}}')
-    with pytest.raises(UserError, match="0/result.json is damaged or was edited .*run the job again"):
+def whole_job(folder: Path) -> dict:
+    """An experiment's job as the campaign damages it, `format` 1: without a sum, as an edited one."""
+    sys.path.append(str(Path(__file__).parents[2] / "scripts/campaign"))
+    import kinds
+
+    folder.mkdir()
+    return json.loads(kinds.job(folder, 0))
+
+
+def changed(result: dict, key: str, value) -> None:
+    """Sets a dotted key; takes it away for a value of `...`."""
+    *way, last = [int(part) if part.isdigit() else part for part in key.split(".")]
+    for part in way:
+        result = result[part]
+    if value is ...:
+        del result[last]
+    else:
+        result[last] = value
+
+
+@pytest.mark.parametrize("key, value, said", [
+    ("rows.text.3", [0.1], "rows.text.3: "),
+    ("rows.text.3", "0.1", "rows.text.3: "),
+    ("rows.text.3", float("nan"), "rows.text.3: "),
+    ("rows.image", [0.1], "rows.image has 1 entries, rows.text has 8"),
+    ("rows.image", ..., "rows.image is not known for every picture"),
+    ("rows.image.2", None, "rows.image is not known for every picture"),
+    ("rows.text", ..., "rows.text has 0 entries for 2 prompts and 2 points"),
+    ("rows.point.0", 1, "rows.point does not go through the prompts, noises and points in order"),
+    ("rows", 5, "rows: "),
+    ("prompts", ["a {}"], "rows.prompt does not go through"),
+    ("points.1.beta", ..., "points.1: "),
+    ("points.1.beta", 0.7, "summary has other points"),
+    ("summary.0.image", ..., "summary.0.image: "),
+    ("summary.0.facts", [1], "summary.0.facts"),
+    ("job", 5, "job: "),
+    ("job", ..., "job: "),
+    ("job.seed", "0", "job.seed: "),
+    ("trained.base_hash", None, "trained.base_hash: "),
+    ("training.train_seconds", ..., "training.train_seconds: "),
+    ("surroundings", {}, "surroundings.commit: "),
+])  # fmt: skip
+def test_rows_of_another_shape_are_not_joined(tmp_path, key, value, said):
+    result = whole_job(tmp_path / "0")
+    changed(result, key, value)
+    (tmp_path / "0/result.json").write_text(json.dumps(result))
+    with pytest.raises(UserError) as caught:
         read_jobs(tmp_path)
+    assert f"0/result.json is damaged or was edited ({said}" in str(caught.value), caught.value
+    assert "\n" not in str(caught.value) and "run the job again" in str(caught.value)
+
+
+def test_a_whole_job_is_joined_and_has_a_page(tmp_path):
+    (tmp_path / "x").mkdir()
+    result = whole_job(tmp_path / "x/0")
+    (tmp_path / "x/0/result.json").write_text(json.dumps(result))
+    assert read_jobs(tmp_path / "x")["a"]["teddy*", 0][1] == result
+    assert "<h2>Operating points</h2>" in of_run(tmp_path / "x/0")

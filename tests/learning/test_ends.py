@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import hydra
@@ -236,6 +238,27 @@ def test_what_a_run_cannot_go_on_as_is_said(learn, tmp_path):
     assert (
         learn(run="again", resume=str(tmp_path / "first"), max_steps=2)["kept_step"] == 2
     )  # nothing left but to finish
+
+
+READ = """
+import re, sys
+from pathlib import Path
+from perfusion.learning.resume import read
+peak = lambda: 1024 * int(re.search("VmHWM: *(\\d+)", Path("/proc/self/status").read_text().replace("\\t", " "))[1])
+Path("/proc/self/clear_refs").write_text("5")
+before = peak()
+read(sys.argv[1])
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says what a process took")
+def test_a_checkpoint_takes_less_memory_than_twice_its_size(tmp_path):
+    last = tmp_path / "last.ckpt"
+    parts = {"global_step": 1, "perfusion": {}, "callbacks": {}, "loops": {}}
+    torch.save(parts | {"state_dict": {"o_star": torch.ones(2**24)}}, last)  # 64 MiB, and more than the process's own
+    taken = subprocess.run([sys.executable, "-c", READ, last], check=True, capture_output=True, text=True).stdout
+    assert int(taken) < 2 * last.stat().st_size
 
 
 def test_one_picture_a_list_and_more_shots_than_there_are(learn, base):
