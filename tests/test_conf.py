@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from perfusion.config import CONF
 from perfusion.experiments.sweep import key, resolved
-from perfusion.learning.train import loggers_of
+from perfusion.learning.trainer import loggers_of
 
 APPS = sorted(p.stem for p in CONF.glob("*.yaml"))
 CHOICES = sorted((p.parent.name, p.stem) for p in CONF.glob("*/*.yaml") if p.parent.name != "pretrain")

@@ -14,11 +14,10 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
 from perfusion.atomic import check_place, write_json, write_text
-from perfusion.config import CONF, concept_of
 from perfusion.config import check as check_keys
+from perfusion.config import concept_of
 from perfusion.errors import Stopped, UserError, told
 from perfusion.learning import resume
-from perfusion.learning.checkpoints import Checkpoints
 from perfusion.learning.data import ConceptData, picture_paths
 from perfusion.learning.masks import mask_path
 from perfusion.learning.methods import (
@@ -31,8 +30,8 @@ from perfusion.learning.methods import (
     word_of,
 )
 from perfusion.learning.models import check_covariance, check_model, load_pipeline, load_tokenizer
-from perfusion.learning.progress import Progress
 from perfusion.learning.selection import Selection
+from perfusion.learning.trainer import trainer_of
 from perfusion.method.attention import look
 from perfusion.method.denoiser import denoiser_of
 from perfusion.method.fingerprint import hash_of
@@ -216,39 +215,6 @@ def finish(run: Run, cfg: DictConfig, name: str, seconds: float, folder: Path) -
             "it can be copied."
         )
     return result
-
-
-def trainer_of(cfg: DictConfig, folder: Path) -> pl.Trainer:
-    """The Lightning trainer of cfg.trainer. Raises UserError where this machine has not what it asks for."""
-    callbacks = [Progress()] if cfg.trainer.get("enable_progress_bar", True) else []
-    micro_batches = cfg.max_steps * cfg.trainer.accumulate_grad_batches
-    try:
-        return pl.Trainer(
-            **OmegaConf.to_container(cfg.trainer, resolve=True), max_steps=cfg.max_steps, logger=loggers_of(cfg.logger, folder),
-            callbacks=callbacks, default_root_dir=folder, enable_model_summary=False,
-            log_every_n_steps=min(5, micro_batches), enable_checkpointing=False, plugins=[Checkpoints()],
-        )  # fmt: skip
-    except UserError:
-        raise
-    except Exception as error:  # Lightning's own checks raise errors of many kinds
-        raise UserError(
-            f"trainer={OmegaConf.to_container(cfg.trainer)} cannot run here ({' '.join(str(error).split())}); "
-            f"allowed are: {', '.join(sorted(p.stem for p in (CONF / 'trainer').glob('*.yaml')))}, on a machine that has "
-            "what they name."
-        ) from error
-
-
-def loggers_of(logger: DictConfig, folder: Path) -> list:
-    """The one logger of conf/logger/csv.yaml, or several by name; each writes to `folder` or to its own save_dir."""
-    several = [logger] if "_target_" in logger else [logger[name] for name in logger]
-    try:
-        # Absolute, as wandb's own process keeps the working directory that it was started in.
-        return [hydra.utils.instantiate(one, save_dir=one.get("save_dir") or str(folder.resolve())) for one in several]
-    except Exception as error:  # of the logger's own
-        raise UserError(
-            f"logger={OmegaConf.to_container(logger, resolve=True)} cannot be made ({' '.join(str(error).split())[:200]}); "
-            "allowed are csv, wandb, null for none, and any of Lightning's loggers with its own keys."
-        ) from error
 
 
 @torch.no_grad()

@@ -143,7 +143,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     result["points"] = result["points"][:1]
     some.write_text(json.dumps(result))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
-    assert "has 1 point" in capsys.readouterr().err
+    assert "summary has 2 entries for 1 points" in capsys.readouterr().err
     some.write_text(kept.replace('"format": 2', '"format": 0', 1))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "has result format 0, this program reads 1" in capsys.readouterr().err

@@ -158,7 +158,7 @@ def test_nothing_needs_wandb_unless_chosen(tmp_path):
         "import sys; sys.modules['wandb'] = None; "  # as if it were not installed (timm itself imports it where it is)
         "import perfusion.learning.train, perfusion.evaluation.evaluate, perfusion.experiments.report; "
         "from omegaconf import OmegaConf; from perfusion.config import CONF; from pathlib import Path; "
-        "perfusion.learning.train.loggers_of(OmegaConf.load(CONF / 'logger/csv.yaml'), Path('.')); "
+        "perfusion.learning.trainer.loggers_of(OmegaConf.load(CONF / 'logger/csv.yaml'), Path('.')); "
         "print('perfusion.learning.dashboard' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, cwd=tmp_path, capture_output=True, text=True)

@@ -20,6 +20,7 @@ from perfusion.config import CONF, preset, trainer_for
 from perfusion.errors import UserError
 from perfusion.learning.models import check_model, encodings_width, load_pipeline, load_tokenizer
 from perfusion.learning.train import train
+from perfusion.learning.trainer import trainer_of
 from perfusion.method.concept import Concept
 from perfusion.method.fingerprint import base_hash
 from perfusion.method.pipeline import load_concepts
@@ -259,6 +260,17 @@ def test_a_trainer_that_this_machine_has_not(main_job, monkeypatch, tmp_path):
     with pytest.raises(UserError, match="cannot run here.*allowed are: cpu, ddp, gpu_24gb, gpu_8gb"):
         train(cfg, tmp_path / "run")
     assert not (tmp_path / "run/concept.safetensors").exists()
+
+
+@pytest.mark.parametrize("override, said", [
+    ("+trainer.max_time=abc", "trainer.max_time=abc does not work (`Timer(duration='abc')` is not a valid duration"),
+    ("+trainer.limit_train_batches=-1", "trainer.limit_train_batches=-1 does not work (You have passed invalid value -1"),
+    ("+trainer.barebones=true", "trainer.barebones=true does not work"),
+])  # fmt: skip
+def test_what_lightning_itself_refuses_is_named(override, said, tmp_path):
+    with pytest.raises(UserError) as caught:
+        trainer_of(compose("train", override), tmp_path)
+    assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_ddp_on_two_processes(main_job, tmp_path):
