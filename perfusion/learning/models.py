@@ -250,7 +250,8 @@ def check_covariance(
 
 def _captions_of(module: str):
     try:
-        return hydra.utils.get_object(f"{module}.captions")
+        # Found before any weights load, called after: a name in configuration, where `_target_` would be a call.
+        return hydra.utils.get_method(f"{module}.captions")
     except Exception as error:  # whatever the import of a module raises
         raise UserError(
             f"model.captions={module} cannot be imported ({' '.join(str(error).split())[:200]}); give a module that has "
