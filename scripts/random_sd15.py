@@ -25,7 +25,12 @@ def random_unet(tiny: bool = False) -> UNet2DConditionModel:
     """The UNet alone: 860 M numbers."""
     shape = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
     if tiny:
-        shape = {"block_out_channels": (8, 8, 16, 16), "cross_attention_dim": 32, "attention_head_dim": 2, "norm_num_groups": 4}
+        shape = {
+            "block_out_channels": (8, 8, 16, 16),
+            "cross_attention_dim": 32,
+            "attention_head_dim": 2,
+            "norm_num_groups": 4,
+        }
     return UNet2DConditionModel(sample_size=64, **shape)
 
 

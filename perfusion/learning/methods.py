@@ -40,7 +40,9 @@ def module_of(cfg: DictConfig, pipe, latents, concept: DictConfig) -> tuple:
     common = {"batch_size": cfg.batch_size, "seed": cfg.seed}
     if cfg.method.module:
         metadata["config"]["method"] = settings["method"]
-        cls = hydra.utils.get_class(cfg.method.module)  # not instantiate, which would make DictConfigs of what it is given
+        cls = hydra.utils.get_class(
+            cfg.method.module
+        )  # not instantiate, which would make DictConfigs of what it is given
         words = (concept.name, concept.super_category)
         return (
             cls(pipe, latents, *words, method=settings["method"], sampling=Sampling.of(cfg.model), **common),

@@ -14,6 +14,7 @@ import diffusers
 import hydra
 import torch
 from diffusers import DiffusionPipeline, PixArtTransformer2DModel, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from huggingface_hub import hf_hub_download
 from omegaconf import DictConfig
@@ -30,6 +31,7 @@ from perfusion.method.text_encoders import text_encoder_of
 
 log = logging.getLogger(__name__)
 FILES = {"path": "model_index.json", "config": "model_index.json", "segmenter": "config.json"}
+SMALL = 32 * 32  # latents: above, plain products would fill the memory, which grows with the square (SD 1.5: 64 x 64)
 SCHEDULERS = [kind.name for kind in KarrasDiffusionSchedulers]  # those that Stable Diffusion's pipelines can draw with
 
 
@@ -230,6 +232,14 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
                 f"model.attention=xformers cannot be had ({first_sentence(error)}); allowed without it are sdpa and sliced."
             ) from error
     return pipe
+
+
+def plain_attention(pipe, resolution: int) -> None:
+    """Attention by plain products where a training on the CPU is faster so: on small pictures the fused kernel's backward is slower."""
+    if pipe.device.type == "cpu" and (resolution // pipe.vae_scale_factor) ** 2 <= SMALL:
+        for layer in denoiser_of(pipe).modules():
+            if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0:
+                layer.set_processor(AttnProcessor())
 
 
 def check_covariance(

@@ -91,7 +91,9 @@ def load_concepts(
             "PixArt's and Sana's, that have them all (SDXL's refiner has not)."
         )
     denoiser = denoiser_of(pipe)
-    attentions = cross_attentions(denoiser)  # says so where there is none, before anything else is asked of the pipeline
+    attentions = cross_attentions(
+        denoiser
+    )  # says so where there is none, before anything else is asked of the pipeline
     if next(denoiser.parameters()).is_meta:
         raise UserError(
             f"the weights of {type(pipe).__name__} are offloaded one by one (enable_sequential_cpu_offload) or not loaded; "

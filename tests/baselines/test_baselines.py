@@ -150,9 +150,7 @@ def test_diffusers_reads_the_embedding_and_the_lora(pipe, folder, tmp_path):
         assert np.abs(pictures(stock, concept.word) - ours).max() <= 2
 
     save_file({"<their-toy>": torch.ones(32)}, tmp_path / "learned_embeds.safetensors")
-    theirs = get_class(method_of("textual_inversion")["learned"]).load(
-        tmp_path / "learned_embeds.safetensors", "teddy"
-    )
+    theirs = get_class(method_of("textual_inversion")["learned"]).load(tmp_path / "learned_embeds.safetensors", "teddy")
     assert theirs.word == "their-toy" and put_on(pipe, theirs).unload() is None
     save_file({"a": torch.ones(32), "b": torch.ones(32)}, tmp_path / "two.safetensors")
     with pytest.raises(UserError, match="one embedding, or clip_l and clip_g"):
