@@ -1,7 +1,7 @@
 """Time a denoising step with concepts against the stock pipeline's, in turn, on a whole random UNet of SD 1.5's or SDXL's shape.
 
 python scripts/measure_step_cost.py                   # writes results/step_cost.json; about 4 GB of memory
-python scripts/measure_step_cost.py --shape sdxl      # writes results/step_cost_sdxl.json; about 12 GB
+python scripts/measure_step_cost.py --shape sdxl      # writes results/step_cost_sdxl.json; about 11 GB
 python scripts/measure_step_cost.py --tiny --rounds 1 --results /tmp/step.json
 """
 

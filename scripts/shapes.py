@@ -31,4 +31,4 @@ def results_of(name: str, options) -> Path:
 
 
 def shape_of(options) -> str:
-    return f"{'a tiny model of ' if options.tiny else 'the true '}{NAMES[options.shape]} shape"
+    return f"a tiny model of {NAMES[options.shape]} layout" if options.tiny else f"{NAMES[options.shape]} true shape"
