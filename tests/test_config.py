@@ -130,6 +130,7 @@ def test_every_key_of_the_files_has_a_type_and_back():
     ("train", "+trainer.max_time={days: a}", "trainer.max_time={days: a} does not work"),
     ("train", "+trainer.detect_anomaly=null", "trainer.detect_anomaly=null does not work; true, false is allowed"),
     ("train", "+logger.flush_logs_every_n_steps=abc", "logger.flush_logs_every_n_steps=abc does not work; a whole number"),
+    ("train", "+logger.flush_logs_every_n_steps=0", "logger.flush_logs_every_n_steps=0 does not work; a whole number of at least 1"),
     ("train", "+logger.offline=true", "logger.offline is no key of the logger; allowed are: save_dir, name, version"),
     ("train", "+logger._partial_=true", "logger._partial_ is no key of the logger"),
     ("train", "logger._target_=abc", "logger._target_=abc does not work"),

@@ -179,6 +179,7 @@ class Logger(BaseModel):
     project: Text | None = None
     entity: Text | None = None
     group: Text | None = None
+    flush_logs_every_n_steps: whole(1) = 100  # of CSVLogger, which divides by it
     csv: "Logger | None" = None
     wandb: "Logger | None" = None
 
