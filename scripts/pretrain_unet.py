@@ -160,9 +160,9 @@ class UNetPretraining(Pretraining):
         weight = snr.clamp(max=self.cfg.snr_gamma) / (snr + 1)  # min-SNR-gamma for v-prediction (Hang et al. 2023)
         losses = {"loss": (weight * error).mean(), "error": error.mean().detach()}
         if self.looks:
-            lone = self.here(torch.from_numpy(~self.more[rows]) & ~dropped).float()
+            asked = self.here(~dropped).float()
             masks = self.take(self.masks, rows).float() / 255
-            outside = (lone * self.looks.outside(self.here(self.words[rows]), masks)).sum() / lone.sum().clamp(min=1)
+            outside = (asked * self.looks.outside(self.here(self.words[rows]), masks)).sum() / asked.sum().clamp(min=1)
             losses = {
                 "loss": losses["loss"] + self.cfg.local * outside,
                 "error": losses["error"],
