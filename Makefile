@@ -1,12 +1,13 @@
-# make demo: learn a teddy; make check: lint, types and the fast tests; make test: everything from a clean checkout; make wheel: built,
-# and run elsewhere; make docs: the site; make tables: the tables of README and docs, out of the result files; make tour: the notebook;
+# make demo: learn a teddy; make check: lint, types and the fast tests; make test: everything from a clean checkout; make coverage: the
+# same, and which lines it runs; make wheel: built, and run elsewhere; make docs: the site; make tables: the tables of README and docs,
+# out of the result files; make tour: the notebook;
 # make ablations, make figures: the paper's (many hours); make emojiland: retrain the small world's models (hours).
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := -qq --disable-pip-version-check # errors alone
 
-.PHONY: check lint test wheel docs tables demo ablations figures tour emojiland campaign clean
+.PHONY: check lint test coverage wheel docs tables demo ablations figures tour emojiland campaign clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "perfusion needs Python 3.11 or newer, this is " + sys.version'
@@ -31,6 +32,10 @@ check: lint $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(PY) -m pytest -q -n 2 --dist loadfile
+
+# A few times as long as make test: the pages of htmlcov/ show every line that no test runs, commands of their own process included.
+coverage: $(VENV)/.installed
+	$(PY) -m pytest -q -n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-report=html
 
 wheel: $(VENV)/.installed
 	PYTHON=$(PY) scripts/check_wheel.sh
@@ -80,4 +85,4 @@ campaign: $(VENV)/.installed
 	for c in kills resumes fuzz inputs soak places; do $(PY) scripts/campaign/$$c.py || exit 1; done
 
 clean:
-	rm -rf $(VENV) outputs multirun site
+	rm -rf $(VENV) outputs multirun site htmlcov .coverage*

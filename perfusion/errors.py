@@ -1,5 +1,7 @@
 """What a user reads: the one exception meant for them, how to install what is missing, where a file is."""
 
+import select
+import sys
 from pathlib import Path
 
 DISTRIBUTION = "key-locked-perfusion"  # the name on the package index; the import name is perfusion
@@ -18,6 +20,13 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, signal: int):
         super().__init__(signal)
         self.code = 128 + signal
+
+
+def reader_left() -> bool:
+    """Whether nobody reads standard output any more, as after `perfusion ... | head -1`; asked upon a BrokenPipeError."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # 0: errors alone, of which a closed other end is one
+    return bool(poll.poll(0))
 
 
 def install(extra: str) -> str:

@@ -39,13 +39,13 @@ def read_result(path: str | Path) -> dict:
     """A result.json of this program. Raises UserError for one that is damaged or of another format version."""
     try:
         result = json.loads(Path(path).read_text())
-        found = result["format"]
-        expected = result.pop("sum", None if found == 1 else "")
+        edition = result["format"]
+        expected = result.pop("sum", None if edition == 1 else "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not a result of an evaluation; remove its folder and run the job again.") from error
-    if found not in (1, FORMAT):
+    if edition not in (1, FORMAT):
         raise UserError(
-            f"{path} has result format {found}, this program reads 1 and {FORMAT}; remove its folder and run the job again, "
+            f"{path} has result format {edition}, this program reads 1 and {FORMAT}; remove its folder and run the job again, "
             "or use the program that wrote it."
         )
     if expected not in (None, _sum(result)):

@@ -58,7 +58,7 @@ MODELS = {  # name: (class, what differs from its defaults, numbers of a word's 
 
 def shapes() -> None:
     """results/true_shapes_models.json: counts by the layers of a denoiser without memory, sizes of a file that is written."""
-    found = {}
+    models = {}
     for name, (kind, options, d_tok) in MODELS.items():
         with torch.device("meta"):
             layers = cross_attentions(kind(**options))
@@ -70,12 +70,12 @@ def shapes() -> None:
         with tempfile.TemporaryDirectory() as folder:
             concept.save(Path(folder) / "teddy.safetensors")
             size = (Path(folder) / "teddy.safetensors").stat().st_size
-        found[name] = {
+        models[name] = {
             "cross_attentions": len(layers), "encoding": d, "embedding": d_tok,
             "trained_numbers": d_tok + sum(len(o) for o in o_star.values()), "file_bytes": size,
         }  # fmt: skip
-    assert (found["sd15"]["cross_attentions"], found["sd15"]["trained_numbers"]) == (16, 13_248), found
-    print(write_json("results/true_shapes_models.json", found))
+    assert (models["sd15"]["cross_attentions"], models["sd15"]["trained_numbers"]) == (16, 13_248), models
+    print(write_json("results/true_shapes_models.json", models))
 
 
 def main() -> None:

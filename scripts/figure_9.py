@@ -38,7 +38,7 @@ def draw(quick: bool = False) -> list:
     figure, axes = plt.subplots(3, 2, figsize=(figures.WIDTH, figures.WIDTH * 1.45), layout="constrained")
     for axis, (name, (title, full, short)) in zip(axes.flat, PANELS.items()):
         result, names = results[name], short if quick else full
-        figures.front(axis, {arm: found["points"] for arm, found in result["arms"].items()}, names)
+        figures.front(axis, {arm: front["points"] for arm, front in result["arms"].items()}, names)
         said = [p for p in result["paired"] if {p["better"], p["worse"]} <= set(names)]
         axis.set_title(title, fontsize=7, loc="left")
         lines = [f"{names[p['better']]} > {names[p['worse']]}: {figures.verdict(p, chr(10))}" for p in said]

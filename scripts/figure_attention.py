@@ -25,7 +25,7 @@ def make(overrides: list[str]) -> None:
 
     rows, numbers = [], {"local": {}, "trained": {}}
     seeds = [FIRST + k for _ in MEASURED for k in range(NOISES)]
-    for lock, found in numbers.items():
+    for lock, of_lock in numbers.items():
         for name in tqdm(figures.CONCEPTS, desc=f"lock={lock}", unit="concept"):
             concept, pipe, cfg, _ = figures.trained(lock, overrides, name)
             load_concepts(pipe, {concept.trigger: concept})
@@ -35,7 +35,7 @@ def make(overrides: list[str]) -> None:
                 seeds,
                 Sampling.of(cfg.model),
             )
-            found[concept.trigger] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
+            of_lock[concept.trigger] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
             if name == figures.SHOWN:
                 shown = next(one for one in looked if one.prompt == PROMPT.format(concept.trigger))
                 about = figures.about(concept, cfg)
@@ -49,15 +49,16 @@ def compared(numbers: dict) -> dict:
     """Attention's share inside the object over its area, paired. numbers: {lock: {concept: shares.shares}}."""
     concepts = list(numbers["local"])
     ratio = lambda row: row["concept"] / max(row["area"], 1e-3)
-    scores = lambda found: np.array([[ratio(r) for r in found[c]["rows"]] for c in concepts]).reshape(
+    scores = lambda of_lock: np.array([[ratio(r) for r in of_lock[c]["rows"]] for c in concepts]).reshape(
         len(concepts), -1, NOISES
     )
     boot = Bootstrap(concepts, len(MEASURED))
-    draws = {lock: boot(scores(found).mean(-1, keepdims=True))[:, 0] for lock, found in numbers.items()}
+    draws = {lock: boot(scores(of_lock).mean(-1, keepdims=True))[:, 0] for lock, of_lock in numbers.items()}
     difference = draws["local"] - draws["trained"]
-    average = lambda found, what: round(float(np.mean([r[what] for c in concepts for r in found[c]["rows"]])), 4)
+    average = lambda of_lock, what: round(float(np.mean([r[what] for c in concepts for r in of_lock[c]["rows"]])), 4)
     plain = {
-        lock: {"share": average(found, "concept"), "area": average(found, "area")} for lock, found in numbers.items()
+        lock: {"share": average(of_lock, "concept"), "area": average(of_lock, "area")}
+        for lock, of_lock in numbers.items()
     }
     return {
         lock: plain[lock] | {"ratio": round(float(d[0]), 4), "interval": interval(d)} for lock, d in draws.items()
@@ -78,12 +79,12 @@ def draw() -> list:
         for axis, picture, above in zip(line, row, ["drawn", *result["words"]]):
             figures.cell(axis, picture, above if y == 0 else "")
         line[0].set_ylabel({"local": "locked K", "trained": "trained K"}[lock], fontsize=6.5)
-        found = result["compared"][lock]
-        low, high = found["interval"]
-        figures.below(line, f"attention inside the object / its area: {found['ratio']:.2f} [{low:.2f}, {high:.2f}]")
+        ratio = result["compared"][lock]
+        low, high = ratio["interval"]
+        figures.below(line, f"attention inside the object / its area: {ratio['ratio']:.2f} [{low:.2f}, {high:.2f}]")
     one = result["shares"]["local"]
     said = f'"{result["prompt"]}"; blue: not looked at, yellow: most'
-    pictures = sum(len(found["rows"]) for found in one.values())
+    pictures = sum(len(of_concept["rows"]) for of_concept in one.values())
     said += f"\nnumbers: of the concept's word, {len(one)} concepts, {pictures} pictures;"
     said += f"\nlocked - trained {figures.difference(result['compared'])}"
     figure.supxlabel(said, fontsize=6)

@@ -29,19 +29,19 @@ LEVELS = 5  # of the score, whose seconds are told
 
 def curve(runs: list[list[dict]], at: np.ndarray) -> np.ndarray:
     """Best score so far at each second, mean over runs; NaN before every run has one. runs: selections {seconds, score}."""
-    found = np.full((len(runs), len(at)), np.nan)
-    for row, run in zip(found, runs):
+    scores = np.full((len(runs), len(at)), np.nan)
+    for row, run in zip(scores, runs):
         best = np.maximum.accumulate([step["score"] for step in run])
         last = np.searchsorted([step["seconds"] for step in run], at, side="right") - 1
         row[last >= 0] = best[last[last >= 0]]
-    return found.mean(0)
+    return scores.mean(0)
 
 
 def time_to_quality(runs: dict[str, list[list[dict]]]) -> dict:
     """Every method's `curve` over the same seconds of training, and the seconds at which it reaches LEVELS scores."""
-    every = [step["seconds"] for found in runs.values() for run in found for step in run]
+    every = [step["seconds"] for of_method in runs.values() for run in of_method for step in run]
     at = np.geomspace(max(0.1, min(every)), max(every), 60)
-    curves = {name: curve(found, at) for name, found in runs.items()}
+    curves = {name: curve(of_method, at) for name, of_method in runs.items()}
     scores = np.concatenate([c[~np.isnan(c)] for c in curves.values()])
     levels = np.linspace(scores.min(), scores.max(), LEVELS)
     rounded = lambda values, digits=5: [None if np.isnan(v) else round(float(v), digits) for v in values]
@@ -110,10 +110,10 @@ def draw() -> list[Path]:
     left.set_xlabel("text similarity (raw CLIP cosine)"), left.set_ylabel("image similarity (raw CLIP cosine)")
     concepts, seeds = len(joined["concepts"]), len(joined["seeds"])
     left.set_title(f"along each method's strength; {concepts} concepts x {seeds} seeds", fontsize=7, loc="left")
-    found = result["time_to_quality"]
+    quality = result["time_to_quality"]
     for color, name in zip(COLORS, names):
-        score = np.array([np.nan if s is None else s for s in found["methods"][name]["score"]])
-        right.step(found["seconds"], score, where="post", color=color, linewidth=1, label=names[name])
+        score = np.array([np.nan if s is None else s for s in quality["methods"][name]["score"]])
+        right.step(quality["seconds"], score, where="post", color=color, linewidth=1, label=names[name])
     right.set_xscale("log")
     right.xaxis.set_major_formatter("{x:g}")
     right.xaxis.set_minor_formatter("")

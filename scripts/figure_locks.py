@@ -63,8 +63,8 @@ def compared(numbers: dict) -> dict:
     concepts = list(numbers["global"])
     boot = Bootstrap(concepts, len(PROMPTS))
     draws = {
-        (lock, score): boot(np.array([[[v] for v in found[c][score]] for c in concepts]))[:, 0]
-        for lock, found in numbers.items()
+        (lock, score): boot(np.array([[[v] for v in of_lock[c][score]] for c in concepts]))[:, 0]
+        for lock, of_lock in numbers.items()
         for score in ("variability", "image")
     }
     result = {"definition": "variability: 1 - raw CLIP cosine of two pictures of one prompt from two noises, mean over pairs, "
@@ -89,7 +89,7 @@ def draw() -> list:
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0)
     grid = figure.add_gridspec(4, columns, height_ratios=[3.4, 1, 1, 1])
     axis = figure.add_subplot(grid[0, :])
-    figures.front(axis, {arm: found["points"] for arm, found in fronts["arms"].items()}, NAMES)
+    figures.front(axis, {arm: front["points"] for arm, front in fronts["arms"].items()}, NAMES)
     said = [f"{NAMES[p['better']]} > {NAMES[p['worse']]}: {figures.verdict(p)}" for p in fronts["paired"]]
     axis.set_title("\n".join(said), fontsize=6, loc="left")
     axis.set_xlabel("text similarity (raw CLIP cosine), better to the right", fontsize=6.5)

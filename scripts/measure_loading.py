@@ -38,12 +38,12 @@ def resident() -> float:
 
 def milliseconds(action, times: int) -> float:
     """Median of several calls."""
-    found = []
+    taken = []
     for _ in range(times):
         start = time.perf_counter()
         action()
-        found.append(1000 * (time.perf_counter() - start))
-    return round(statistics.median(found), 2)
+        taken.append(1000 * (time.perf_counter() - start))
+    return round(statistics.median(taken), 2)
 
 
 @torch.no_grad()

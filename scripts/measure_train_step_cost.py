@@ -186,21 +186,21 @@ def main(options) -> dict:
         here.recv()  # set up, one after the other; EOFError where it died
     rounds = []
     for turn in range(options.rounds + 1):  # the first warms up
-        found = {}
+        measured = {}
         for arm, (_, here) in workers.items():
             here.send("go")
-            found[arm] = here.recv()
-        rounds.append(found)
-        print(turn, {arm: f"{s:.2f} s, {m:.0f} MiB" for arm, (s, m) in found.items()}, flush=True)
+            measured[arm] = here.recv()
+        rounds.append(measured)
+        print(turn, {arm: f"{s:.2f} s, {m:.0f} MiB" for arm, (s, m) in measured.items()}, flush=True)
     trained = {arm: here.recv() for arm, (_, here) in workers.items()}
     for process, _ in workers.values():
         process.join()
     timed = rounds[1:]
-    peak = {arm: max(found[arm][1] for found in rounds) for arm in ARMS}
+    peak = {arm: max(measured[arm][1] for measured in rounds) for arm in ARMS}
     result = {
         "what": f"a training step, {'a tiny' if options.tiny else 'the true SD 1.5'} shape, random weights, float32, "
         f"batch {options.batch}, {options.resolution} x {options.resolution}; medians of {options.rounds} turns",
-        "seconds": {arm: round(statistics.median(found[arm][0] for found in timed), 4) for arm in ARMS},
+        "seconds": {arm: round(statistics.median(measured[arm][0] for measured in timed), 4) for arm in ARMS},
         "peak_mib": {arm: round(m) for arm, m in peak.items()},
         "weights_mib": round(
             sum(w.nbytes for part in (pipe.unet, pipe.vae, pipe.text_encoder) for w in part.parameters()) / 2**20
@@ -208,7 +208,7 @@ def main(options) -> dict:
         "trained": trained,
     }
     for arm in ARMS[1:]:
-        ratio = statistics.median(found["perfusion"][0] / found[arm][0] for found in timed)
+        ratio = statistics.median(measured["perfusion"][0] / measured[arm][0] for measured in timed)
         result[f"time_vs_{arm}"] = round(ratio, 4)
         result[f"memory_vs_{arm}"] = round(peak["perfusion"] / peak[arm], 4)
     result |= {"threads": options.threads, "cores": os.cpu_count()}

@@ -113,16 +113,16 @@ def committed() -> str:
     """What the ablations were run over, and how long that took."""
     rows = []
     for path in sorted((RESULTS / "ablations").glob("*.json")):
-        found = read_result(path)
-        jobs = len(found["arms"]) * found["units"]
+        result = read_result(path)
+        jobs = len(result["arms"]) * result["units"]
         rows.append(
             (
                 f"`{path.stem}`",
-                len(found["concepts"]),
-                len(found["seeds"]),
-                len(found["prompts"]),
+                len(result["concepts"]),
+                len(result["seeds"]),
+                len(result["prompts"]),
                 jobs,
-                seconds(found["seconds"]),
+                seconds(result["seconds"]),
             )
         )
     return table("experiment | concepts | training seeds | prompts | jobs | all of them", rows)
@@ -153,15 +153,20 @@ def attention() -> str:
 
 
 def locks() -> str:
-    found = read_result(RESULTS / "figures/locks/result.json")["compared"]
+    compared = read_result(RESULTS / "figures/locks/result.json")["compared"]
     rows = [
-        (lock.replace("trained_k", "trained"), f"{found[lock]['variability']:.3f}", f"{found[lock]['image']:.3f}", "")
+        (
+            lock.replace("trained_k", "trained"),
+            f"{compared[lock]['variability']:.3f}",
+            f"{compared[lock]['image']:.3f}",
+            "",
+        )
         for lock in ("global", "local", "trained_k")
     ]
     for claim in ("global > local", "local > trained_k"):
-        cells = (difference(found[claim][m][0], found[claim][m][1:]) for m in ("variability", "image"))
+        cells = (difference(compared[claim][m][0], compared[claim][m][1:]) for m in ("variability", "image"))
         name = claim.replace(" > ", " less ").replace("trained_k", "trained")
-        rows.append((name, *cells, VERDICTS[found[claim]["holds"]]))
+        rows.append((name, *cells, VERDICTS[compared[claim]["holds"]]))
     return table("lock | 1 - cosine between two noises | image similarity | more varied?", rows)
 
 
@@ -177,8 +182,8 @@ def world() -> str:
 
 
 def emojiland() -> str:
-    found = load("emojiland")
-    drawn, reader = found["drawn"], found["reader"]
+    figures = load("emojiland")
+    drawn, reader = figures["drawn"], figures["reader"]
     facts = {"object": "object", "place": "place, or a plain background", "color": "colour word", "accessory": "accessory",
              "second": "second object", "art": "art kind"}  # fmt: skip
     rows = [
@@ -189,10 +194,12 @@ def emojiland() -> str:
             "clip_same_drawing_auc": ("scorer: one drawing in two places told from two drawings of a class, area under the curve", "{:.3f}"),
             "clipseg_iou": ("segmenter: IoU of its masks", "{:.3f}"),
             "attention_in_mask_lift": ("attention of the class's word inside the object; 1.00 = an even map", "{:.2f}"),
-            "seconds_per_image": (f"one picture, {found['steps']} steps with guidance", "{:.2f} s")}  # fmt: skip
-    rows += [(label, shown.format(found[name])) for name, (label, shown) in more.items() if found.get(name) is not None]
+            "seconds_per_image": (f"one picture, {figures['steps']} steps with guidance", "{:.2f} s")}  # fmt: skip
+    rows += [
+        (label, shown.format(figures[name])) for name, (label, shown) in more.items() if figures.get(name) is not None
+    ]
     rows.append((f"reader on real scenes: {', '.join(reader)}", ", ".join(f"{v:.3f}" for v in reader.values())))
-    return table(f"what, over {found['prompts']} prompts and scenes of seeds that no training used | measured", rows)
+    return table(f"what, over {figures['prompts']} prompts and scenes of seeds that no training used | measured", rows)
 
 
 def models() -> str:
@@ -215,20 +222,20 @@ def models() -> str:
 
 
 def gate() -> str:
-    found = load("gate")
-    apart = found["apart"]
+    energies = load("gate")
+    apart = energies["apart"]
     rows = [
-        ("at the class's own word, the smallest", f"{found['class_word_min']:.2f} ({found['class_word_min_at'].split(': ')[1]})"),
-        ("at the class's own word, the mean", f"{found['class_word_mean']:.2f}"),
-        ("at any other word, the largest", f"{found['other_word_max']:.2f} ({found['other_word_max_at'].split(': ')[1]})"),
+        ("at the class's own word, the smallest", f"{energies['class_word_min']:.2f} ({energies['class_word_min_at'].split(': ')[1]})"),
+        ("at the class's own word, the mean", f"{energies['class_word_mean']:.2f}"),
+        ("at any other word, the largest", f"{energies['other_word_max']:.2f} ({energies['other_word_max_at'].split(': ')[1]})"),
         ("at EOS, at padding, the largest", f"{apart['eos']['max']:.2f}, {apart['padding']['max']:.2f}"),
     ]  # fmt: skip
-    return table(f"energy r over {found['classes']} classes in {found['contexts']} contexts | measured", rows)
+    return table(f"energy r over {energies['classes']} classes in {energies['contexts']} contexts | measured", rows)
 
 
 def recipes() -> str:
-    found = load("recipes")["recipes"]
-    start = next(iter(found.values()))["error_before"]
+    tried = load("recipes")["recipes"]
+    start = next(iter(tried.values()))["error_before"]
     rows = [("before", "0", f"{start:.3f}")]
     rows += [
         (
@@ -236,7 +243,7 @@ def recipes() -> str:
             f"{r['steps']} of {r['batch']}",
             f"{r['error']:.3f}",
         )
-        for r in found.values()
+        for r in tried.values()
     ]
     return table("recipe | steps | error of the velocity on 256 unseen scenes", rows)
 

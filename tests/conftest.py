@@ -1,6 +1,5 @@
 """Tiny real models, built from configurations once per test session: no mocks, no network."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -11,15 +10,15 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from filelock import FileLock
-from helpers import louder, unet, vae
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from helpers import louder, text_encoder, unet, vae
+from helpers_tokenizers import tiny_tokenizer
 
 from perfusion.method.concept import Concept
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import inverse_metric, target_key
-from perfusion.method.fingerprint import base_hash
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.layers import cross_attentions
-from perfusion.method.text import TEMPLATES, super_encoding, word_embedding
+from perfusion.method.text import super_encoding, word_embedding
 from perfusion.method.text_encoders import text_encoder_of
 
 torch.set_num_threads(1)
@@ -33,79 +32,18 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.slow)
 
 
-WORDS = [
-    "teddy",
-    "teapot",
-    "cat",
-    "dog",
-    "robot",
-    "beach",
-    "snow",
-    "night",
-    "hat",
-    "car",
-    "red",
-    "blue",
-    "the",
-    "with",
-    "wearing",
-    "next",
-    "to",
-    "on",
-    "in",
-    "and",
-]
-
-
-def tiny_tokenizer(limit: int = 16) -> CLIPTokenizer:
-    """A CLIP tokenizer over a BPE vocabulary trained here, in CLIP's style."""
-    bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=900,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        show_progress=False,
-        # Letters that end a word have their ids before training: it gives them out in no fixed order.
-        special_tokens=["<|startoftext|>", "<|endoftext|>", *(c + "</w>" for c in sorted(alphabet))],
-    )
-    corpus = [t.format(w) for t in TEMPLATES for w in WORDS] * 20
-    # Every single byte also ends a word somewhere, so that any text can be spelled.
-    bpe.train_from_iterator(corpus + [chr(c) for c in range(33, 127)] * 3, trainer)
-    state = json.loads(bpe.to_str())["model"]
-    merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in state["merges"]]
-    return CLIPTokenizer(vocab=state["vocab"], merges=merges, model_max_length=limit)
-
-
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A saved StableDiffusionPipeline: 8 x 8 latents, encodings 32 wide, cross-attentions of two widths."""
     torch.manual_seed(0)
     tokenizer = tiny_tokenizer()
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=37,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            max_position_embeddings=16,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+    encoder = text_encoder(tokenizer, 32, num_hidden_layers=2)
     denoiser, autoencoder = unet(32), vae()
-    louder(denoiser, text_encoder)
+    louder(denoiser, encoder)
     scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
     pipe = StableDiffusionPipeline(
         autoencoder,
-        text_encoder,
+        encoder,
         tokenizer,
         denoiser,
         scheduler,
@@ -144,7 +82,8 @@ def make_concept():
         i_star = noisy(super_encoding(pipe.tokenizer, text_encoder, super_category))
         c_inv_i_star = target_key(inverse_metric(e.T @ e, 1e-2), i_star)
         o_star = lambda part: {
-            name: noisy(getattr(a, part).weight.detach() @ i_star) for name, a in cross_attentions(pipe.unet).items()
+            name: noisy(getattr(a, part).weight.detach() @ i_star)
+            for name, a in cross_attentions(denoiser_of(pipe)).items()
         }
         return Concept(
             trigger,
@@ -156,7 +95,7 @@ def make_concept():
             o_star("to_k") if lock == "trained" else None,
             lock,
             base_id="tiny",
-            base_hash=base_hash(text_encoder, pipe.unet),
+            base_hash=hash_of(pipe),
         )
 
     return make

@@ -26,18 +26,18 @@ from perfusion.method.layers import cross_attentions
 
 
 def text_encoder(tokenizer, width: int, kind=CLIPTextModel, **more):
-    config = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=37,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **({"eos_token_id": tokenizer.eos_token_id} | more),
-    )
-    return kind(config)
+    options = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 37,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": tokenizer.model_max_length,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return kind(CLIPTextConfig(**(options | more)))
 
 
 def vae() -> AutoencoderKL:

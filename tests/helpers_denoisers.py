@@ -1,7 +1,6 @@
-"""Tiny random PixArt and Sana pipelines of the true classes: T5 or Gemma 2 with a SentencePiece-like tokenizer trained here."""
+"""Tiny random PixArt and Sana pipelines of the true classes: T5 or Gemma 2 (helpers_tokenizers)."""
 
 import functools
-import json
 
 import torch
 from diffusers import (
@@ -14,62 +13,8 @@ from diffusers import (
     SanaTransformer2DModel,
 )
 from helpers import louder, quiet, vae
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import Gemma2Config, Gemma2Model, GemmaTokenizer, T5Config, T5EncoderModel, T5Tokenizer
-
-from perfusion.learning.captions import captions
-from perfusion.method.text import TEMPLATES
-
-WORDS = (
-    "teddy",
-    "cat",
-    "dog",
-    "robot",
-    "beach",
-    "snow",
-    "night",
-    "hat",
-    "red",
-    "blue",
-    "on",
-    "in",
-    "the",
-    "and",
-    "with",
-)
-CORPUS = [t.format(w) for t in TEMPLATES for w in WORDS] * 4 + ["tea", "pot", "a tea in a pot"] * 40 + captions(200)
-
-
-@functools.cache
-def t5_tokenizer() -> T5Tokenizer:
-    """Unigram over words that begin with a bar; "teapot" has the pieces "▁tea" and "pot"."""
-    blank = T5Tokenizer(extra_ids=2).backend_tokenizer
-    unigram = Tokenizer(models.Unigram())
-    unigram.pre_tokenizer = blank.pre_tokenizer
-    alphabet = [chr(c) for c in range(33, 127)]
-    trainer = trainers.UnigramTrainer(
-        vocab_size=400, initial_alphabet=alphabet, unk_token="<unk>", special_tokens=["<pad>", "</s>", "<unk>"],
-        show_progress=False,
-    )  # fmt: skip
-    unigram.train_from_iterator([c.lower().replace("teapot", "") for c in CORPUS], trainer)
-    pieces = json.loads(unigram.to_str())["model"]["vocab"]
-    known = {piece for piece, _ in pieces}
-    sure = [(piece, -2.0) for piece in ("▁teddy", "▁tea", "pot", "▁cat", "▁") if piece not in known]
-    return T5Tokenizer(vocab=[tuple(p) for p in pieces] + sure, extra_ids=2, model_max_length=512)
-
-
-@functools.cache
-def gemma_tokenizer() -> GemmaTokenizer:
-    """BPE with bytes to fall back on and no bar before the first word, as Gemma's; padded on the left, as Gemma's."""
-    bpe = Tokenizer(models.BPE())
-    bpe.normalizer = normalizers.Replace(" ", "▁")
-    bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
-    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{b:02X}>" for b in range(256))]
-    letters = ["▁", *(chr(c) for c in range(33, 127))]
-    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special + letters, show_progress=False)
-    bpe.train_from_iterator([c.replace("teapot", "") for c in CORPUS], trainer)
-    state = json.loads(bpe.to_str())["model"]
-    return GemmaTokenizer(vocab=state["vocab"], merges=[tuple(m) for m in state["merges"]], add_bos_token=True)
+from helpers_tokenizers import gemma_tokenizer, t5_tokenizer
+from transformers import Gemma2Config, Gemma2Model, T5Config, T5EncoderModel
 
 
 def pixart(kind=PixArtSigmaPipeline, sample_size: int = 8):

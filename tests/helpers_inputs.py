@@ -38,14 +38,14 @@ def keys_of(command: str) -> dict[str, FieldInfo]:
 
 
 def _leaves(group, prefix: str = "", depth: int = 0) -> dict[str, FieldInfo]:
-    found = {}
+    leaves = {}
     for name, info in group.model_fields.items():
         inner = _group(info.annotation)
         if inner and depth < 2:
-            found |= _leaves(inner, f"{prefix}{name}.", depth + 1)
+            leaves |= _leaves(inner, f"{prefix}{name}.", depth + 1)
         elif not inner:
-            found[prefix + name] = info
-    return found
+            leaves[prefix + name] = info
+    return leaves
 
 
 def ends(kind) -> list:
@@ -62,12 +62,12 @@ def ends(kind) -> list:
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     few = {bool: [True, False], type(None): [None]}.get(kind, []) if isinstance(kind, type) else []
-    found = few + [
+    own = few + [
         x
         for b in bounds
         for x in (b, b - 1, b + 1, float(b), math.nextafter(b, -math.inf), math.nextafter(b, math.inf))
     ]
-    return found + [x for a in inner if not isinstance(a, str) for x in ends(a)]
+    return own + [x for a in inner if not isinstance(a, str) for x in ends(a)]
 
 
 scalars = st.one_of(
@@ -123,7 +123,7 @@ def bad_inputs(count: int = 300, seed: int = 0, accepted: Callable[[str, str, ob
 
     accepted: called with each that passes. The same count and seed try the same.
     """
-    found = {"bad_inputs": 0, "refused": 0, "accepted": 0, "tracebacks": []}
+    counts = {"bad_inputs": 0, "refused": 0, "accepted": 0, "tracebacks": []}
     with_all = settings(
         max_examples=count, database=None, deadline=None, derandomize=False, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
@@ -134,23 +134,23 @@ def bad_inputs(count: int = 300, seed: int = 0, accepted: Callable[[str, str, ob
     @given(inputs())
     def run(drawn):
         command, key, value = drawn
-        if found["bad_inputs"] >= count:
+        if counts["bad_inputs"] >= count:
             return
-        found["bad_inputs"] += 1
+        counts["bad_inputs"] += 1
         try:
             taken = try_one(command, key, value)
-            found["accepted" if taken else "refused"] += 1
+            counts["accepted" if taken else "refused"] += 1
             if taken and accepted:
                 accepted(command, key, value)
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             where = f"{Path(last.filename).name}:{last.lineno}"
-            found["tracebacks"].append(
+            counts["tracebacks"].append(
                 f"{command} {key}={value!r:.{SHOWN}}: {type(error).__name__} at {where}: {error!s:.{SHOWN}}"
             )
 
     run()
-    return found
+    return counts
 
 
 # -- on the command line ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import pytest
 from helpers_emojiland import QUICK, SHIPPED, elsewhere, pictures
 
 CHROMIUM = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 OVERRIDES = [o for o in QUICK if o != "masks=null"]
 

@@ -176,10 +176,10 @@ def test_weights_and_precision_of_two_half_kinds_are_refused():
 ])  # fmt: skip
 def test_what_a_person_plainly_meant_works(command, override, key, value):
     checked = check(command, configured(command, override))
-    found = OmegaConf.to_container(checked)
+    taken = OmegaConf.to_container(checked)
     for part in key.split("."):
-        found = found[part]
-    assert found == value and type(found) is type(value)
+        taken = taken[part]
+    assert taken == value and type(taken) is type(value)
     assert check(command, checked) == checked
 
 
@@ -239,6 +239,6 @@ def test_a_runs_folder_is_named_after_its_concept(concept, name):
 
 
 def test_no_value_of_any_key_ends_in_another_exception():
-    found = bad_inputs(100)
-    assert found["bad_inputs"] == 100 and found["tracebacks"] == [], found["tracebacks"][:3]
-    assert found["refused"] > 30 and found["accepted"] > 10
+    counts = bad_inputs(100)
+    assert counts["bad_inputs"] == 100 and counts["tracebacks"] == [], counts["tracebacks"][:3]
+    assert counts["refused"] > 30 and counts["accepted"] > 10

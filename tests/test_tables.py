@@ -22,9 +22,9 @@ def test_a_changed_result_makes_a_page_stale(monkeypatch):
     page = "before\n<!-- table: unet_cost -->\nold\n<!-- end -->\nafter\n"
     fresh = tables.rendered(page)
     assert fresh.startswith("before\n") and fresh.endswith("<!-- end -->\nafter\n") and tables.rendered(fresh) == fresh
-    found = tables.load("unet_cost")
-    next(iter(found["shapes"].values()))["ms_per_image"] = 999
-    monkeypatch.setattr(tables, "load", lambda name: found)
+    measured = tables.load("unet_cost")
+    next(iter(measured["shapes"].values()))["ms_per_image"] = 999
+    monkeypatch.setattr(tables, "load", lambda name: measured)
     assert "| 999 |" in tables.rendered(fresh) != fresh
 
 

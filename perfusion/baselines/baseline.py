@@ -3,32 +3,28 @@
 import hashlib
 import json
 import time
-from contextlib import contextmanager
 
-import pytorch_lightning as pl
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from perfusion.atomic import whole
+from perfusion.atomic import write_tensors
 from perfusion.baselines.learned import Learned
 from perfusion.config import home
-from perfusion.errors import UserError
 from perfusion.learning.data import Latents
-from perfusion.learning.module import masked_error
-from perfusion.learning.noising import noising_of
-from perfusion.method.denoiser import check_trainable, denoiser_of, predict
+from perfusion.learning.learner import Learner, masked_error
+from perfusion.method.denoiser import denoiser_of, predict
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.sampling import Sampling
 from perfusion.method.text import TEMPLATES, encoded
 from perfusion.method.text_encoders import text_encoder_of
 
 
-class Baseline(pl.LightningModule):
+class Baseline(Learner):
     """A frozen pipeline and what a method trains beside it, on the same data, templates, timesteps and mask as Perfusion.
 
-    Everything random in a step follows from (seed, step). Subclasses define `prepare` (their Parameters), `attach` and
-    `detach` (on the pipeline, and off it again), `tensors` (what the file holds), and where they have them `word` and `rows`.
+    Subclasses define `prepare` (their Parameters), `attach`, `detach`, `tensors` (what the file holds), and where they have
+    them `word` and `rows`.
 
     Args:
         method: conf/method's keys. learning_rate; weight_decay; clip, the largest norm of the gradient, or null;
@@ -43,15 +39,9 @@ class Baseline(pl.LightningModule):
         self, pipe, data: Latents, trigger: str, super_category: str, *, method: dict, batch_size: int, seed: int,
         sampling: Sampling, templates=TEMPLATES,
     ):  # fmt: skip
-        super().__init__()
-        self.pipe, self.data, self.trigger, self.super_category = pipe, data, trigger, super_category
-        self.method, self.batch_size, self.seed, self.templates = method, batch_size, seed, templates
-        encoder, self.base_hash = text_encoder_of(pipe), hash_of(pipe)  # before anything is changed
-        check_trainable(pipe)
-        for frozen in (denoiser_of(pipe), pipe.vae, encoder):
-            frozen.requires_grad_(False).eval()
+        super().__init__(pipe, data, trigger, super_category, batch_size=batch_size, seed=seed, templates=templates)
+        self.method, encoder = method, text_encoder_of(pipe)
         self.tokenizer, self.encoder_of = pipe.tokenizer, lambda: encoder  # a Module's modules are saved with it
-        self.noising = noising_of(pipe.scheduler)
         self.prior, self.setup_seconds = None, 0.0
         if method["prior_pictures"]:
             self.prior, self.setup_seconds = prior_latents(pipe, super_category, method["prior_pictures"], sampling)
@@ -67,33 +57,17 @@ class Baseline(pl.LightningModule):
         """Embeddings of added tokens, as text.encode has them."""
         return None
 
-    @contextmanager
-    def detached(self):
-        """The pipeline as it came, for as long as a with-block."""
-        self.detach()
-        try:
-            yield self.pipe
-        finally:
-            self.attach()
-
     def concept(self, **metadata) -> Learned:
         """What is learned so far, apart from this module."""
         tensors = {name: t.detach().float().cpu().clone() for name, t in self.tensors().items()}
         return self.leaves(tensors, self.trigger, self.super_category, self.word, steps=self.global_step, **metadata)
 
     def about(self) -> dict:
-        """What another run must have in common to go on from this one's checkpoint."""
         words = {"concept.name": self.trigger, "concept.super_category": self.super_category}
         return words | {"method": self.method["name"], "model (hash of its weights)": self.base_hash}
 
-    def on_save_checkpoint(self, checkpoint) -> None:
-        checkpoint["perfusion"] = self.about()
-
     def training_step(self, _, batch_index: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch_index)
-        world, rank = (self._trainer.world_size, self._trainer.global_rank) if self._trainer else (1, 0)
-        total, own = self.batch_size * world, slice(rank * self.batch_size, (rank + 1) * self.batch_size)
-        x, mask = (t[own].to(self.device) for t in self.data.batch(total, generator))
+        x, mask, generator, total, own = self.share(batch_index)
         words = [self.word]
         if self.prior is not None:  # as many of the super-category again, which count everywhere
             rows = torch.randint(len(self.prior), (total,), generator=generator)[own]
@@ -114,12 +88,7 @@ class Baseline(pl.LightningModule):
         loss = masked_error(mask[:n], error[:n])
         if self.prior is not None:
             loss = loss + self.method["prior_weight"] * masked_error(mask[n:], error[n:])
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"training stopped: the loss is {loss.item()} at step {self.global_step}; method.learning_rate="
-                f"{self.method['learning_rate']} is too high or the precision too low: halve the rate, or use "
-                "trainer.precision=32-true."
-            )
+        self.check_loss(loss, "method.learning_rate", self.method["learning_rate"])
         self.log("loss", loss, prog_bar=True, batch_size=len(x))
         return loss
 
@@ -151,7 +120,6 @@ def prior_latents(pipe, super_category: str, count: int, sampling: Sampling) -> 
                 ).images.float().cpu()
             )  # fmt: skip
         seconds = torch.tensor(time.perf_counter() - started)
-        with whole(file) as part:
-            save_file({"latents": torch.cat(drawn), "seconds": seconds}, part)
+        write_tensors(file, {"latents": torch.cat(drawn), "seconds": seconds}, {})
     kept = load_file(file)
     return kept["latents"], kept["seconds"].item()

@@ -79,5 +79,7 @@ class DreamBoothLoRAModule(Baseline):
         from diffusers.utils import convert_state_dict_to_diffusers
         from peft import get_peft_model_state_dict
 
-        found = convert_state_dict_to_diffusers(get_peft_model_state_dict(denoiser_of(self.pipe), adapter_name=ADAPTER))
-        return {f"unet.{name}": t for name, t in found.items()}
+        weights = convert_state_dict_to_diffusers(
+            get_peft_model_state_dict(denoiser_of(self.pipe), adapter_name=ADAPTER)
+        )
+        return {f"unet.{name}": t for name, t in weights.items()}

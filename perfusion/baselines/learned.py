@@ -8,10 +8,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from perfusion.atomic import whole
+from perfusion.atomic import write_tensors
 from perfusion.errors import UserError
 from perfusion.method.concept import Concept
 from perfusion.method.fingerprint import hash_of
@@ -46,9 +45,8 @@ class Learned:
     def save(self, path: str | os.PathLike) -> None:
         """Write the file at once or not at all."""
         about = {k: v for k, v in asdict(self).items() if k != "tensors"} | {"method": type(self).__name__}
-        cast = lambda t: t.detach().cpu().to(torch.float16 if self.half else torch.float32).contiguous()
-        with whole(path) as part:
-            save_file({k: cast(v) for k, v in self.tensors.items()}, part, {"format": "pt", ABOUT: json.dumps(about)})
+        tensors = {k: t.to(torch.float16 if self.half else torch.float32) for k, t in self.tensors.items()}
+        write_tensors(path, tensors, {"format": "pt", ABOUT: json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Learned":

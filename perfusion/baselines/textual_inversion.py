@@ -60,13 +60,13 @@ class TextualInversion(Learned):
             word = names[0].strip("<>") if len(names) == 1 else path.stem
             order = SDXL if len(names) == 2 else names
             return cls({name: torch.atleast_2d(tensors[name].float()) for name in order}, word, super_category, word, 1)
-        found = super().load(path)
+        learned = super().load(path)
         for other in path.parent.glob(f"{path.stem}-steps-*{path.suffix}"):
             early = super().load(other)
-            found.earlier[early.steps] = early.tensors
-        if set(found.tensors) == set(SDXL):
-            found.tensors = {name: found.tensors[name] for name in SDXL}
-        return found
+            learned.earlier[early.steps] = early.tensors
+        if set(learned.tensors) == set(SDXL):
+            learned.tensors = {name: learned.tensors[name] for name in SDXL}
+        return learned
 
     def check_base(self, base_id: str, hash: str) -> None:
         if self.base_hash:  # other programs' files do not say

@@ -21,7 +21,7 @@ from perfusion.atomic import alone, write_text
 from perfusion.commands import terminal
 from perfusion.commands.cli import APPS, refuse
 from perfusion.config import CONF, check
-from perfusion.errors import Stopped, UserError, told
+from perfusion.errors import Stopped, UserError, reader_left, told
 from perfusion.experiments import sweep  # registers the resolver of job folders, here and in other processes
 from perfusion.experiments.launchers import missing_extra, register
 
@@ -49,6 +49,8 @@ def start(app: str, overrides: list[str]) -> None:
         print(f"perfusion: {app} is stopped.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and reader_left():
+            raise
         cause = error.__cause__ if isinstance(error, ValueError) else error  # logging's, of its file
         if not isinstance(cause, OSError) or cause.errno is None:
             raise

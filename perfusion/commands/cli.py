@@ -1,11 +1,14 @@
 """The one console command: `perfusion APP [Hydra overrides]`."""
 
+import errno
 import importlib
+import os
+import signal
 import sys
 from typing import NoReturn
 
 from perfusion.commands import terminal
-from perfusion.errors import UserError, install
+from perfusion.errors import UserError, install, reader_left
 
 APPS = {  # name: (module, what it does)
     "train": ("perfusion.learning.train", "learn a concept from pictures"),
@@ -28,7 +31,28 @@ PAGES = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run an app; a user's mistake is one sentence on standard error and exit code 2."""
+    """Run an app; a user's mistake is one sentence on standard error and exit code 2.
+
+    Where the reader of standard output leaves early (| head -1) it ends without a word, as other tools do.
+    """
+    try:
+        try:
+            _main(argv)
+        finally:
+            sys.stdout.flush()  # while an error can still be told: at its end the interpreter prints its own
+    except OSError as error:
+        left = isinstance(error, BrokenPipeError) and reader_left()
+        if not left and error.errno != errno.ENOSPC:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest of the buffer goes nowhere
+        if left:  # the signal itself, left to act, would end the page over a visitor's connection
+            sys.exit(128 + signal.SIGPIPE)
+        refuse(
+            f"the answer or a file cannot be written ({error.strerror}); free some space, or send it to another place."
+        )
+
+
+def _main(argv: list[str] | None) -> None:
     argv = terminal.take_flags(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: perfusion APP [Hydra overrides] [-m] [-q | -v]\n")

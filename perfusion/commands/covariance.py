@@ -32,7 +32,7 @@ def measure(cfg: DictConfig) -> Covariance:
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model)
     with alone(output, "output"):
-        found = second_moment(
+        covariance = second_moment(
             texts,
             pipe.tokenizer,
             text_encoder_of(pipe).to(device),
@@ -41,10 +41,10 @@ def measure(cfg: DictConfig) -> Covariance:
             state=f"{output}.state",
             save_every=cfg.save_every,
         )
-        found.save(output)
-    print(f"covariance: {output}, {found.count} tokens, condition number {found.condition:.3g}")
+        covariance.save(output)
+    print(f"covariance: {output}, {covariance.count} tokens, condition number {covariance.condition:.3g}")
     print(f"to train with it: covariance.file={output}")
-    return found
+    return covariance
 
 
 def run(cfg: DictConfig) -> None:

@@ -11,7 +11,8 @@ from perfusion.config import check
 from perfusion.errors import told
 from perfusion.learning.models import check_device, check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
-from perfusion.method.pipeline import check_gate, load_concepts
+from perfusion.method.gates import check_gate
+from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import add_placeholders, held_tokens
 from perfusion.plots import attempt, grid

@@ -55,17 +55,17 @@ def read_checkpoint(path: str | os.PathLike) -> dict:
     try:
         # The one class among its tensors; a torch container, rebuilt from tensors alone.
         with torch.serialization.safe_globals([nn.ParameterDict]):
-            found = tensors(path)
+            checkpoint = tensors(path)
     except Exception as error:  # on bytes that are no checkpoint the unpickler raises what it happens to meet
         raise UserError(
             f"file={path} is not a checkpoint of tensors alone ({' '.join(str(error).split())[:100]}); only these are read, "
             "since any other could run a program."
         ) from error
     try:
-        words = found["embedding"]["string_to_param"]
+        words = checkpoint["embedding"]["string_to_param"]
         ((_, embedding),) = words.items()
-        parts = {name: found[name].detach().float() for name in ("target_input", "C_inv")}
-        parts["target_output"] = {name: o.detach().float() for name, o in found["target_output"].items()}
+        parts = {name: checkpoint[name].detach().float() for name in ("target_input", "C_inv")}
+        parts["target_output"] = {name: o.detach().float() for name, o in checkpoint["target_output"].items()}
         (parts["embedding"],) = embedding.detach().float()
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
@@ -115,10 +115,10 @@ def import_checkpoint(
     layers = pipe.unet.config.layers_per_block
     targets = {ldm_to_diffusers(key, layers): o for key, o in parts["target_output"].items()}
     widths = {name: a.to_v.out_features for name, a in cross_attentions(pipe.unet).items()}
-    found = {name: o.shape[-1] for name, o in targets.items() if name}
-    if found != widths:
+    in_file = {name: o.shape[-1] for name, o in targets.items() if name}
+    if in_file != widths:
         raise UserError(
-            f"file={path} has o* for {found}, the model's layers are {widths}; give the model it was trained on."
+            f"file={path} has o* for {in_file}, the model's layers are {widths}; give the model it was trained on."
         )
 
     tokenizer, ids = add_placeholders(pipe.tokenizer, [trigger])

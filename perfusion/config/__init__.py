@@ -1,4 +1,4 @@
-"""Configuration: where conf/ is, the resolvers it uses, what it may hold (schema.py), and the one check of it (checked.py)."""
+"""Configuration: where conf/ is, the resolvers it uses, what it may hold (schema.py, of groups.py and kinds.py), and the one check of it (checked.py)."""
 
 import os
 import re

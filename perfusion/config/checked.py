@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from perfusion.config.schema import COMMANDS, Beside
+from perfusion.config.groups import Beside
+from perfusion.config.schema import COMMANDS
 from perfusion.errors import UserError
 
 GIVE = {  # what to write for a key that has no default
@@ -99,7 +100,7 @@ def _missing(plain, prefix: str = "") -> list[str]:
 
 def _changed(before: dict, after: dict, prefix: str = "") -> list[tuple[str, object]]:
     """(key, value) of what validation wrote anew; all else stays as it was written, references too."""
-    found = []
+    changes = []
     for name, value in after.items():
         old = before.get(name)
         if (
@@ -107,10 +108,10 @@ def _changed(before: dict, after: dict, prefix: str = "") -> list[tuple[str, obj
             and isinstance(old, dict)
             and all(isinstance(k, str) and "." not in k for k in value)
         ):
-            found += _changed(old, value, f"{prefix}{name}.")
+            changes += _changed(old, value, f"{prefix}{name}.")
         elif value != old or type(value) is not type(old):
-            found.append((f"{prefix}{name}", value))
-    return found
+            changes.append((f"{prefix}{name}", value))
+    return changes
 
 
 def _sentence(command: str | None, schema: type[BaseModel], plain: dict, error: dict) -> str:
@@ -155,12 +156,12 @@ def _group(annotation) -> type[BaseModel] | None:
     """The group of keys that an annotation is, or may be."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = (
+    groups = (
         [_group(a) for a in get_args(annotation)]
         if get_origin(annotation) in (Union, types.UnionType, Annotated)
         else []
     )
-    return next((group for group in found if group), None)
+    return next((group for group in groups if group), None)
 
 
 def _words(kind) -> str:

@@ -9,8 +9,8 @@ SEED = 3
 
 def captions(count: int, seed: int = SEED) -> list[str]:
     """The first `count` captions of the scene stream `seed` (held-out drawings apart), without drawing it."""
-    found = []
+    texts = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
-        found.append(describe(sample_facts(rng), rng))
-    return found
+        texts.append(describe(sample_facts(rng), rng))
+    return texts

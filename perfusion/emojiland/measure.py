@@ -31,22 +31,22 @@ SCENES = 77_001  # seed of no pretraining stream
 
 def rates(readings: list) -> dict[str, float]:
     """Share read right, by fact, over the pictures that the fact is asked of."""
-    found = defaultdict(list)
+    by_fact = defaultdict(list)
     for reading in readings:
         for name, value in vars(reading).items():
             if value is not None:
-                found[name].append(value)
-    return {name: round(float(np.mean(values)), 4) for name, values in found.items()}
+                by_fact[name].append(value)
+    return {name: round(float(np.mean(values)), 4) for name, values in by_fact.items()}
 
 
 def prompts_of(seed: int, count: int) -> list[tuple[Facts, str]]:
     """Facts and a caption of each: a stream apart from pretraining's."""
-    found = []
+    prompts = []
     for index in range(count):
         rng = np.random.default_rng([seed, index])
         facts = sample_facts(rng)
-        found.append((facts, describe(facts, rng)))
-    return found
+        prompts.append((facts, describe(facts, rng)))
+    return prompts
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
+from perfusion.atomic import write_json, write_tensors
 from perfusion.emojiland.scenes import Facts
 from perfusion.emojiland.sprites import drawings
 from perfusion.emojiland.vocabulary import ACCESSORIES, ARTS, CLASSES, COLORS, PLACES
@@ -47,12 +48,9 @@ class Reader(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}
 
     def save(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {k: (v.half() if v.is_floating_point() else v).contiguous() for k, v in self.state_dict().items()},
-            folder / "reader.safetensors",
-        )
-        (folder / "config.json").write_text(json.dumps({"width": self.width, "heads": HEADS}, indent=1))
+        weights = {k: v.half() if v.is_floating_point() else v for k, v in self.state_dict().items()}
+        write_tensors(folder / "reader.safetensors", weights, {})
+        write_json(folder / "config.json", {"width": self.width, "heads": HEADS})
 
     @classmethod
     def load(cls, folder: Path) -> "Reader":

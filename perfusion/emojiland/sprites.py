@@ -22,13 +22,13 @@ def sprites() -> dict[tuple[str, str], Image.Image]:
     with Image.open(SHEET) as opened:
         sheet = opened.convert("RGBA")
     cell = sheet.width // len(ARTISTS)
-    found = {}
+    pictures = {}
     for row, name in enumerate(CLASSES | ACCESSORIES):
         for column, artist in enumerate(ARTISTS):
             drawing = sheet.crop((column * cell, row * cell, (column + 1) * cell, (row + 1) * cell))
             if box := drawing.getchannel("A").getbbox():
-                found[name, artist] = drawing.crop(box)
-    return found
+                pictures[name, artist] = drawing.crop(box)
+    return pictures
 
 
 @cache

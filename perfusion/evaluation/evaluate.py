@@ -77,9 +77,9 @@ def reader_of(cfg: DictConfig):
     if not cfg.reader or not cfg.get("reads"):
         return None
     try:
-        found = hydra.utils.get_object(cfg.reads)
-        found.FACTS, found.check  # noqa: B018 what a reader has
-        return found
+        reader = hydra.utils.get_object(cfg.reads)
+        reader.FACTS, reader.check  # noqa: B018 what a reader has
+        return reader
     except Exception as error:  # whatever the import of a module raises
         raise UserError(
             f"evaluation.reads={cfg.reads} cannot be imported ({' '.join(str(error).split())[:200]}); give a reader's class, "
@@ -189,12 +189,12 @@ def drift(pipe, concept, scores: Scores, cfg: DictConfig, model: DictConfig) -> 
 
 def summary(points: list[dict], columns: dict[str, list]) -> list[dict]:
     """Each operating point with the mean of every score over its pictures, and whether it is on the Pareto front."""
-    found = []
+    means = []
     for index, point in enumerate(points):
         here = [i for i, p in enumerate(columns["point"]) if p == index]
         scores = {k: mean([v[i] for i in here]) for k, v in columns.items() if k not in ("point", "prompt", "k")}
-        found.append(point | scores)
-    return [point | {"pareto": best} for point, best in zip(found, on_front(found))]
+        means.append(point | scores)
+    return [point | {"pareto": best} for point, best in zip(means, on_front(means))]
 
 
 def front_of(points: list[dict], columns: dict[str, list], prompts: int) -> dict | None:

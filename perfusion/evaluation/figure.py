@@ -28,8 +28,9 @@ def front_figure(
     path: Path,
     title: str,
     subtitle: str = "",
+    also_pdf: bool = False,
 ) -> None:
-    """Image against text similarity, one line an arm; below, each arm's pictures. Written as `path`, and as PDF beside it.
+    """Image against text similarity, one line an arm; below, each arm's pictures. A PNG, and a PDF beside it where asked.
 
     Intervals are thin lines, of up to CROWDED arms. Markers are filled where a point is on the Pareto front, else hollow.
     arms: {label: points with text, image, beta, pareto, optional text_interval and image_interval}, in the order of their
@@ -83,7 +84,7 @@ def front_figure(
                     label.replace("_", " "), fontsize=7, color=color, rotation=0, ha="right", va="center", weight="bold"
                 )
     _name_lines(axis, lines)
-    for kind in (path.suffix, ".pdf"):
+    for kind in (".png", *([".pdf"] if also_pdf else [])):
         with whole(path.with_suffix(kind)) as part:
             undated = {"CreationDate": None} if kind == ".pdf" else None  # so that the same results are the same file
             figure.savefig(part, format=kind[1:], dpi=200, metadata=undated)
@@ -113,7 +114,7 @@ def _name_lines(axis, lines: list[tuple]) -> None:
             note.remove()
 
     for label, points, _, color in lines:
-        others = pixels([p for name, found, *_ in lines if name != label for p in found] or points)
+        others = pixels([p for name, theirs, *_ in lines if name != label for p in theirs] or points)
         gap = lambda point, others=others: ((others - pixels(point)) ** 2).sum(-1).min()
         best = sorted(points, key=gap, reverse=True)
         place(label.replace("_", " "), best, always=True, fontsize=8.5, weight="bold", color=color)
@@ -141,7 +142,7 @@ def concept_figure(result: dict, shown: list[Image.Image], path: Path) -> None:
         label = arm_name(point) or result["concept"]
         arms.setdefault(label, []).append(point)
         pictures.setdefault(label, []).append((strength_of(point)[0], picture))
-    keep = lambda found: found if len(found) <= 5 else [found[round(i * (len(found) - 1) / 4)] for i in range(5)]
+    keep = lambda cells: cells if len(cells) <= 5 else [cells[round(i * (len(cells) - 1) / 4)] for i in range(5)]
     below = result["prompts"][0].replace("{}", result["concept"])
     count = len(result["prompts"]) * result["config"]["evaluation"]["seeds"]
     front_figure(

@@ -49,10 +49,10 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
     settings, own = settings_of(jobs, OmegaConf.to_container(cfg.arms))
     first = next(iter(next(iter(jobs.values())).values()))[1]
     prompts = len(first["prompts"])
-    units = sorted(set.intersection(*(set(found) for found in jobs.values())))
+    units = sorted(set.intersection(*(set(of_arm) for of_arm in jobs.values())))
     if not units:
         raise UserError(f"no concept and seed has a result in every arm of {cfg.name}; finish the sweep first.")
-    left_out = {arm: sorted(f"{c} seed {s}" for c, s in found.keys() - set(units)) for arm, found in jobs.items()}
+    left_out = {arm: sorted(f"{c} seed {s}" for c, s in of_arm.keys() - set(units)) for arm, of_arm in jobs.items()}
     arms = {name: arm_of(name, [jobs[name][u] for u in units]) for name in jobs}
     boot = Bootstrap([concept for concept, _ in units], prompts, cfg.draws, cfg.seed)
     described, fronts, drawn = {}, {}, {}
@@ -137,23 +137,23 @@ def _at_equal_beta(claim: dict, arms: dict[str, Arm], drawn: dict) -> list[dict]
     """Every score's paired difference, better less worse, at each bias that both arms have once: [difference, low, high]."""
     a, b = claim["better"], claim["worse"]
     betas = {name: [p["beta"] for p in arms[name].points if "beta" in p] for name in (a, b)}
-    at = {name: {v: i for i, v in enumerate(found) if found.count(v) == 1} for name, found in betas.items()}
-    found = []
+    at = {name: {v: i for i, v in enumerate(values) if values.count(v) == 1} for name, values in betas.items()}
+    rows = []
     for beta in sorted(at[a].keys() & at[b].keys()):
         row = {"beta": beta}
         for column in sorted(drawn[a].keys() & drawn[b].keys()):
             d = drawn[a][column][:, at[a][beta]] - drawn[b][column][:, at[b][beta]]
             if not np.isnan(d[0]):
                 row[column] = [round(float(d[0]), 6), *interval(d)]
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def table(jobs: dict) -> dict[str, list]:
     """Every job's operating points, a row each, as columns."""
     rows = []
-    for arm, found in sorted(jobs.items()):
-        for (concept, seed), (folder, result) in sorted(found.items()):
+    for arm, of_arm in sorted(jobs.items()):
+        for (concept, seed), (folder, result) in sorted(of_arm.items()):
             about = {"arm": arm, "concept": concept, "seed": seed, "job": folder.name}
             best = on_front(result["summary"])
             rows += [about | point | {"pareto": on} for point, on in zip(result["summary"], best)]
@@ -180,6 +180,7 @@ def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
         ("lines through a point: 95 % intervals; " if len(arms) <= CROWDED else "")
         + "filled: on its arm's Pareto front"
         + (f'; below: "{prompt}"' if prompt else ""),
+        also_pdf=True,
     )
 
 
@@ -203,11 +204,11 @@ def run(cfg: DictConfig) -> dict:
     if not cfg.name:
         known = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "sweep")
         raise UserError(f"experiment is not given; allowed are: {', '.join(known)}.")
-    found = read_jobs(Path(cfg.multirun) / cfg.name)
-    jobs = {arm: found[arm] for arm in cfg.arms if arm in found} | found  # in the experiment's order
+    jobs = read_jobs(Path(cfg.multirun) / cfg.name)
+    jobs = {arm: jobs[arm] for arm in cfg.arms if arm in jobs} | jobs  # in the experiment's order
     result, arms = collect(jobs, OmegaConf.to_container(cfg.comparisons), cfg)
     result["failed"] = failures(Path(cfg.multirun) / cfg.name, jobs)
-    done = [r for found in jobs.values() for _, r in found.values()]
+    done = [r for of_arm in jobs.values() for _, r in of_arm.values()]
     result["trained"] = {"base_hash": done[0]["trained"]["base_hash"]}
     result["commits"] = dict(Counter(r["surroundings"]["commit"] for r in done).most_common())
     result["surroundings"] = {k: v for k, v in done[-1]["surroundings"].items() if k not in ("commit", "peak_mib")}

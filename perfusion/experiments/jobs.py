@@ -47,7 +47,7 @@ def read_jobs(folder: Path) -> dict[str, dict[tuple[str, int], tuple[Path, dict]
         raise UserError(
             f"{folder} has no result of a job; run perfusion train -m +experiment={folder.name} first, from this folder."
         )
-    hashes = {result["trained"]["base_hash"] for found in jobs.values() for _, result in found.values()}
+    hashes = {result["trained"]["base_hash"] for of_arm in jobs.values() for _, result in of_arm.values()}
     if len(hashes) > 1:
         raise UserError(
             f"{folder} holds jobs of {len(hashes)} base models ({', '.join(sorted(hashes))}); remove those of the old one."
@@ -89,8 +89,8 @@ def settings_of(jobs: dict, arms: dict) -> tuple[dict, dict[str, dict]]:
     within = lambda key, keys: any(key == k or key.startswith(f"{k}.") for k in keys)
     how = lambda r: {k: v for k, v in flat(r["config"]).items() if not within(k, left_out)} | {"prompts": r["prompts"]}
     shared, own = None, {}
-    for arm, found in jobs.items():
-        (first, result), *others = found.values()
+    for arm, of_arm in jobs.items():
+        (first, result), *others = of_arm.values()
         mine = how(result)
         for folder, other in others:
             _check_alike(first, mine, folder, how(other))
@@ -102,8 +102,8 @@ def settings_of(jobs: dict, arms: dict) -> tuple[dict, dict[str, dict]]:
     return {k: v for k, v in shared[1].items() if k != "prompts"}, own
 
 
-def _check_alike(first: Path, expected: dict, folder: Path, found: dict) -> None:
-    differ = [k for k in expected | found if _named(found.get(k)) != _named(expected.get(k))]
+def _check_alike(first: Path, expected: dict, folder: Path, settings: dict) -> None:
+    differ = [k for k in expected | settings if _named(settings.get(k)) != _named(expected.get(k))]
     if differ:
         raise UserError(
             f"{folder} was made with other {', '.join(differ)} than {first}, so their pictures are no pairs; "

@@ -195,11 +195,11 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
     unit = lambda job: (job[1]["job"]["concept"], job[1]["job"]["seed"])
     done = sorted(((path, read_result(path)) for path in jobs.glob("*/result.json")), key=unit)
     fronts, first = [], {}
-    for path, found in done:
-        about = found["job"]
+    for path, evaluated in done:
+        about = evaluated["job"]
         who = f"{about['concept']}, seed {about['seed']}, {about['arm']}"
         fronts.append(picture(path.with_name("front.png"), who, "half"))
-        first.setdefault(about["arm"], found)
+        first.setdefault(about["arm"], evaluated)
     columns = ["better", "worse", "claim", "measure", "difference", "interval", "sign_flip_p", "concepts_better"]
     return page(
         f"Experiment {name}",

@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.config import ASSETS, CONF, ROOT, check, concept_of
-from perfusion.errors import UserError
+from perfusion.errors import UserError, reader_left
 
 OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an experiment adds to a configuration
 NOT_KEYED = ("logger", "concept_file", "resume", "picture", "attention")  # what no result depends on
@@ -90,7 +90,7 @@ def job(cfg: DictConfig) -> dict:
     try:
         return _job(cfg, about)
     except Exception as error:  # whatever it is, the other jobs go on
-        if HydraConfig.get().mode != RunMode.MULTIRUN:
+        if HydraConfig.get().mode != RunMode.MULTIRUN or (isinstance(error, BrokenPipeError) and reader_left()):
             raise
         folder = Path(HydraConfig.get().runtime.output_dir)
         write_text(folder / "error.txt", f"{json.dumps(about)}\n{traceback.format_exc()}")

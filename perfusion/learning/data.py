@@ -53,21 +53,21 @@ class ConceptData:
     ):
         opened = [read_picture(p) for p in paths]
         pictures = [on_white(p) for p, _ in opened]
-        found: list = [None] * len(paths)
+        by_picture: list = [None] * len(paths)
         if masks:
             _check_names(paths)
             sources = [source_of(p, super_category) for p in pictures]
-            found = [read_mask(p, {size, o.size}, source) for p, (o, size), source in zip(paths, opened, sources)]
-            found = [mask or alpha_mask(picture) for mask, (picture, _) in zip(found, opened)]
-            todo = [i for i, mask in enumerate(found) if mask is None]
+            by_picture = [read_mask(p, {size, o.size}, source) for p, (o, size), source in zip(paths, opened, sources)]
+            by_picture = [mask or alpha_mask(picture) for mask, (picture, _) in zip(by_picture, opened)]
+            todo = [i for i, mask in enumerate(by_picture) if mask is None]
             if todo:
                 for i, mask in zip(todo, segment([pictures[i] for i in todo], [super_category] * len(todo), segmenter)):
                     save_mask(paths[i], mask, sources[i])
-                    found[i] = mask
-            found = [mask.resize(p.size) if mask.size != p.size else mask for mask, p in zip(found, pictures)]
-            boxes = [square_box(p.size, mask) for p, mask in zip(pictures, found)]
-            pictures, found = ([p.crop(box) for p, box in zip(part, boxes)] for part in (pictures, found))
-        self.pictures, self.masks = pictures, found
+                    by_picture[i] = mask
+            by_picture = [mask.resize(p.size) if mask.size != p.size else mask for mask, p in zip(by_picture, pictures)]
+            boxes = [square_box(p.size, mask) for p, mask in zip(pictures, by_picture)]
+            pictures, by_picture = ([p.crop(box) for p, box in zip(part, boxes)] for part in (pictures, by_picture))
+        self.pictures, self.masks = pictures, by_picture
         self.resolution, self.flip = resolution, flip
 
     def show(self, path: Path) -> None:

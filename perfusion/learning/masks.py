@@ -34,10 +34,10 @@ def find_mask(image: Path) -> Path | None:
     """The mask that lies where `mask_path` says, under that name in any case and of any kind. Raises UserError for two."""
     folder = mask_path(image).parent
     wanted = f"{image.stem}.mask".lower()
-    found = sorted(p for p in folder.glob("*") if is_mask(p) and p.stem.lower() == wanted) if folder.is_dir() else []
-    if len(found) > 1:
-        raise UserError(f"{' and '.join(str(p) for p in found)} are both masks of {image.name}; remove one of them.")
-    return found[0] if found else None
+    masks = sorted(p for p in folder.glob("*") if is_mask(p) and p.stem.lower() == wanted) if folder.is_dir() else []
+    if len(masks) > 1:
+        raise UserError(f"{' and '.join(str(p) for p in masks)} are both masks of {image.name}; remove one of them.")
+    return masks[0] if masks else None
 
 
 def read_mask(image: Path, sizes: set[tuple[int, int]], made_for: str = "") -> Image.Image | None:

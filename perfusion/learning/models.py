@@ -260,9 +260,9 @@ def covariance(
 ) -> Covariance:
     """C out of `file`, or over `captions` captions of `source` or of the model's own, measured once and cached."""
     if file:
-        found = Covariance.load(file)
-        found.check_encoder(text_encoder_of(pipe), file)
-        return found
+        measured = Covariance.load(file)
+        measured.check_encoder(text_encoder_of(pipe), file)
+        return measured
     texts = Captions(source, captions) if source else own_captions(model.captions, captions)
     return second_moment(
         texts, pipe.tokenizer, text_encoder_of(pipe), tokens,

@@ -1,19 +1,16 @@
 """PerfusionModule: a frozen text-to-image model, and the few numbers that learn a concept (method.md 4)."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from perfusion.errors import UserError
 from perfusion.learning.data import Latents
-from perfusion.learning.noising import noising_of
+from perfusion.learning.learner import Learner, masked_error
 from perfusion.method.concept import Concept
-from perfusion.method.denoiser import check_trainable, denoiser_of, predict
+from perfusion.method.denoiser import denoiser_of, predict
 from perfusion.method.edit import augment, target_key
-from perfusion.method.fingerprint import hash_of
 from perfusion.method.layers import cross_attentions, lock_o_star_k, widen
 from perfusion.method.text import (
     TEMPLATES,
@@ -27,15 +24,13 @@ from perfusion.method.text import (
 from perfusion.method.text_encoders import text_encoder_of
 
 
-class PerfusionModule(pl.LightningModule):
+class PerfusionModule(Learner):
     """Trains the embedding [d_tok] and o*_V {layer: [d_l]} (and o*_K under lock="trained"); i* follows as an average.
 
     The denoising error is weighted by the soft mask: per image sum(m err) / sum(m), err averaged over channels.
-    Everything random in a step follows from (seed, step), so a resumed run is the uninterrupted one.
 
     Args:
-        pipe: a stock diffusers pipeline (docs/pipelines.md); its denoiser is widened while attached, and never
-            trained. It belongs on the device that trains (models.load_pipeline's user puts it there).
+        pipe: see `Learner`; its denoiser is widened while attached, and never trained.
         C_inv: [d, d] from edit.inverse_metric.
         learning_rate: {"o_star", "embedding", "relative"}: relative multiplies o_star's by each layer's starting RMS.
         i_star_decay: .99; i* <- decay i* + (1 - decay) mean encoding at the concept's token, once an optimiser step.
@@ -63,17 +58,11 @@ class PerfusionModule(pl.LightningModule):
         i_star_gradient: bool = False,
         templates=TEMPLATES,
     ):
-        super().__init__()
-        self.pipe, self.data, self.trigger, self.super_category = pipe, data, trigger, super_category
-        self.beta, self.tau, self.lock, self.batch_size, self.seed = beta, tau, lock, batch_size, seed
-        self.learning_rate, self.i_star_decay, self.templates = learning_rate, i_star_decay, templates
+        super().__init__(pipe, data, trigger, super_category, batch_size=batch_size, seed=seed, templates=templates)
+        self.beta, self.tau, self.lock = beta, tau, lock
+        self.learning_rate, self.i_star_decay = learning_rate, i_star_decay
         self.masked_prior, self.i_star_gradient = masked_prior, i_star_gradient
-        check_trainable(pipe)
-        self.noising = noising_of(pipe.scheduler)
         text_encoder, denoiser = text_encoder_of(pipe), denoiser_of(pipe)
-        self.base_hash = hash_of(pipe)  # before anything is widened
-        for frozen in (denoiser, pipe.vae, text_encoder):
-            frozen.requires_grad_(False).eval()
         self.tokenizer, ids = add_placeholders(pipe.tokenizer, [trigger])
         self.token_id = ids[trigger]
         # Not an attribute of its own: a Module's modules are saved with it.
@@ -107,15 +96,6 @@ class PerfusionModule(pl.LightningModule):
         """Give the pipeline its own layers back."""
         self.widened.restore()
 
-    @contextmanager
-    def detached(self):
-        """The pipeline as it came, for as long as a with-block: to draw through the road users take."""
-        self.detach()
-        try:
-            yield self.pipe
-        finally:
-            self.attach()
-
     def concept(self, **metadata) -> Concept:
         """What is learned so far, apart from this module."""
         copies = lambda parameters: {n: p.detach()[0].float().cpu().clone() for n, p in zip(self.layers, parameters)}
@@ -127,23 +107,15 @@ class PerfusionModule(pl.LightningModule):
         )  # fmt: skip
 
     def about(self) -> dict:
-        """What another run must have in common to go on from this one's checkpoint."""
         return about(self.trigger, self.super_category, self.lock, self.base_hash)
 
     # -- training -----------------------------------------------------------------------------------------------------
-    def on_save_checkpoint(self, checkpoint) -> None:
-        checkpoint["perfusion"] = self.about()
-
     def on_load_checkpoint(self, checkpoint) -> None:
         # The buffer i_star is loaded after this; the widened layers read it at the next step.
         self.widened.set_i_star(checkpoint["state_dict"]["i_star"][None])
 
     def training_step(self, _, batch_index: int) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + batch_index)
-        # Every process draws the same batch for all of them and takes its share: n processes are one with n batches.
-        world, rank = (self._trainer.world_size, self._trainer.global_rank) if self._trainer else (1, 0)
-        total, own = self.batch_size * world, slice(rank * self.batch_size, (rank + 1) * self.batch_size)
-        x, mask = (t[own].to(self.device) for t in self.data.batch(total, generator))
+        x, mask, generator, total, own = self.share(batch_index)
         chosen = torch.randint(len(self.templates), (total,), generator=generator)[own]
         prompts = [self.templates[i].format(self.trigger) for i in chosen]
         with torch.autocast(self.device.type, enabled=False):  # energies want all the precision that the encodings have
@@ -165,12 +137,7 @@ class PerfusionModule(pl.LightningModule):
         loss = masked_error(mask, (predicted - target).square())
         if self.masked_prior:
             loss = loss + masked_error(1 - mask, (predicted - self._prior(noisy, t, chosen)).square())
-        if not torch.isfinite(loss):
-            raise UserError(
-                f"training stopped: the loss is {loss.item()} at step {self.global_step}; "
-                f"learning_rate.o_star={self.learning_rate['o_star']} is too high or the precision too low: "
-                "halve the rate, or use trainer.precision=32-true."
-            )
+        self.check_loss(loss, "learning_rate.o_star", self.learning_rate["o_star"])
         self.log("loss", loss, prog_bar=True, batch_size=len(x))
         at = (ids == self.token_id).to(gated.device)
         self.log("gate", gated[..., -2][at].mean().detach(), batch_size=len(x))  # at the concept's own token
@@ -213,9 +180,3 @@ def about(trigger: str, super_category: str, lock: str, base_hash: str | None = 
     """What a run must have in common with the one it goes on from: {the key that says it: its value}."""
     of_weights = {"model (hash of its weights)": base_hash} if base_hash else {}
     return {"concept.name": trigger, "concept.super_category": super_category, "lock": lock} | of_weights
-
-
-def masked_error(mask: Tensor, error: Tensor) -> Tensor:
-    """Per image sum(mask err) / sum(mask), err averaged over channels; mean over images. error [B, C, h, w]."""
-    error = error.mean(1, keepdim=True)
-    return ((mask * error).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1e-6)).mean()

@@ -55,7 +55,7 @@ def picture_paths(folder: str | Path | Sequence[str], tell: bool = True) -> list
     if not isinstance(folder, (str, Path)) or Path(folder).is_file():
         return [Path(path) for path in ([folder] if isinstance(folder, (str, Path)) else folder)]
     folder = Path(folder)
-    found, left_out = [], {}
+    pictures, left_out = [], {}
     files = sorted(folder.iterdir())
     for path in files:
         reason = _unusable(path)
@@ -64,18 +64,18 @@ def picture_paths(folder: str | Path | Sequence[str], tell: bool = True) -> list
             if path.stem.lower().removesuffix(".mask") not in stems:
                 left_out[path.name] = "a mask whose picture is not here"
         elif reason is None:
-            found.append(path)
+            pictures.append(path)
         elif reason:
             left_out[path.name] = reason
     listed = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
-    if not found:
+    if not pictures:
         raise UserError(
             f"concept.images={folder} has no pictures{f' ({listed})' if listed else ''}; put 1-7 photos of the concept "
             f"there, as {', '.join(KINDS)}."
         )
     if left_out and tell:
-        log.warning(f"pictures in {told(folder)}: {', '.join(p.name for p in found)}; not used: {listed}")
-    return found
+        log.warning(f"pictures in {told(folder)}: {', '.join(p.name for p in pictures)}; not used: {listed}")
+    return pictures
 
 
 def _unusable(path: Path) -> str | None:

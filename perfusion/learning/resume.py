@@ -21,18 +21,18 @@ def read(resume: str) -> dict:
         raise UserError(f"resume={resume} does not exist; give a run's folder or its last.ckpt, or null to start anew.")
     way_out = "give the last.ckpt of a run of perfusion train, or null to start anew."
     try:
-        found = tensors(path)
+        checkpoint = tensors(path)
     except Exception as error:  # on bytes that are no checkpoint the reader raises what it happens to meet
         raise UserError(
             f"resume={resume} is not a whole checkpoint ({type(error).__name__}: {' '.join(str(error).split())[:100]}); {way_out}"
         ) from error
     parts = {"state_dict": dict, "global_step": int, "perfusion": dict, "callbacks": dict, "loops": dict}
-    if not isinstance(found, dict) or not all(isinstance(found.get(k), kind) for k, kind in parts.items()):
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in parts.items()):
         raise UserError(f"resume={resume} is no checkpoint of this program, or of an older version of it; {way_out}")
-    numbers = found["state_dict"].values()
+    numbers = checkpoint["state_dict"].values()
     if not all(isinstance(t, torch.Tensor) and t.isfinite().all() for t in numbers):
         raise UserError(f"resume={resume} holds numbers that are not finite; {way_out}")
-    return found
+    return checkpoint
 
 
 def check(checkpoint: dict, cfg: DictConfig, known: dict) -> None:
@@ -52,7 +52,7 @@ def check(checkpoint: dict, cfg: DictConfig, known: dict) -> None:
 
 def check_tensors(checkpoint: dict, cfg: DictConfig, state: dict) -> None:
     """Raises UserError where the checkpoint's tensors are not of the shapes of those that are learned, `state`."""
-    shapes = lambda found: {name: tuple(value.shape) for name, value in found.items()}
+    shapes = lambda named: {name: tuple(value.shape) for name, value in named.items()}
     if shapes(checkpoint["state_dict"]) != shapes(state):
         raise UserError(
             f"resume={cfg.resume} holds other tensors than this model learns; it is damaged: give another, or resume=null."

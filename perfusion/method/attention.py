@@ -104,14 +104,14 @@ def word_positions(tokenizer, prompt: str, text_encoder=None) -> dict[str, list[
 
     text_encoder: needed where it prepares prompts itself (text_encoders.Captioned).
     """
-    ids, found, word, here = tokenize(tokenizer, [prompt], text_encoder), {}, "", []
+    ids, positions, word, here = tokenize(tokenizer, [prompt], text_encoder), {}, "", []
     ids = text_encoder.kept(ids) if hasattr(text_encoder, "kept") else ids
     added, bar, outside = tokenizer.get_added_vocab(), marks_beginnings(tokenizer), set(tokenizer.all_special_ids)
 
     def end() -> None:
         nonlocal word, here
         if word:
-            found[word] = found.get(word, []) + here
+            positions[word] = positions.get(word, []) + here
         word, here = "", []
 
     for position, token in enumerate(tokenizer.convert_ids_to_tokens(ids[0].tolist())):
@@ -125,18 +125,18 @@ def word_positions(tokenizer, prompt: str, text_encoder=None) -> dict[str, list[
         if token in added or (not bar and token.endswith("</w>")):
             end()
     end()
-    return found
+    return positions
 
 
 @torch.no_grad()
 def look(pipe, prompts: list[str], seeds: list[int], sampling: Sampling, side: int = SIDE) -> list[Looked]:
     """Draw as `draw` does, under classifier-free guidance, and record every word's map."""
-    found, text_encoder = [], text_encoder_of(pipe)
+    looked, text_encoder = [], text_encoder_of(pipe)
     for start in range(0, len(prompts), sampling.batch):
         part = slice(start, start + sampling.batch)
         with attention_maps(denoiser_of(pipe), side) as recorded:
             pictures = draw(pipe, prompts[part], seeds[part], sampling)
         for prompt, picture, maps in zip(prompts[part], pictures, recorded.maps[-len(pictures) :]):
             words = word_positions(pipe.tokenizer, prompt, text_encoder)
-            found.append(Looked(prompt, picture, {word: maps[at].mean(0).cpu() for word, at in words.items()}))
-    return found
+            looked.append(Looked(prompt, picture, {word: maps[at].mean(0).cpu() for word, at in words.items()}))
+    return looked

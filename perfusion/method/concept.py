@@ -209,10 +209,10 @@ def _check_training(lock: str, beta: float, tau: float) -> None:
         raise UserError(f"beta={beta}, tau={tau}: beta must be finite and tau positive.")
 
 
-def _same_keys(path: Path, what: str, found: Iterable[str], wanted: set[str]) -> None:
-    missing, unknown = sorted(wanted - set(found)), sorted(set(found) - wanted)
+def _same_keys(path: Path, what: str, keys: Iterable[str], wanted: set[str]) -> None:
+    missing, unknown = sorted(wanted - set(keys)), sorted(set(keys) - wanted)
     if missing or unknown:
         raise UserError(
-            f"{path} has {what} {sorted(found)}, wanted are {sorted(wanted)}: missing {missing}, unknown "
+            f"{path} has {what} {sorted(keys)}, wanted are {sorted(wanted)}: missing {missing}, unknown "
             f"{unknown}; the file is not a concept, or damaged: save or fetch it again."
         )

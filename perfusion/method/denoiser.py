@@ -12,8 +12,8 @@ from perfusion.method.layers import plain
 def denoiser_of(pipe) -> nn.Module:
     """The pipeline's UNet or transformer. Raises UserError where it has neither."""
     for name in ("unet", "transformer"):
-        if isinstance(found := getattr(pipe, name, None), nn.Module):
-            return found
+        if isinstance(denoiser := getattr(pipe, name, None), nn.Module):
+            return denoiser
     raise UserError(f"{type(pipe).__name__} has neither a unet nor a transformer; give a text-to-image pipeline.")
 
 

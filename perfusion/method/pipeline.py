@@ -13,7 +13,6 @@ what they leave.
 """
 
 import functools
-import inspect
 import os
 import threading
 import warnings
@@ -26,10 +25,12 @@ from torch import Tensor
 from perfusion.errors import UserError
 from perfusion.method.concept import Concept
 from perfusion.method.denoiser import denoiser_of
-from perfusion.method.edit import augment, overlap
+from perfusion.method.edit import augment
 from perfusion.method.fingerprint import hash_of
+from perfusion.method.gates import check_distinct, check_gate, is_list, numbers, per_image
 from perfusion.method.layers import WidenedLinear, cross_attentions, lock_o_star_k, widen
 from perfusion.method.memo import remembered
+from perfusion.method.prompt_call import PromptCall
 from perfusion.method.text import (
     PlaceholderRows,
     add_placeholders,
@@ -115,7 +116,7 @@ def load_concepts(
     if isinstance(concepts, dict):
         concepts = {trigger: load(source) for trigger, source in concepts.items()}
     else:
-        several = [load(source) for source in (concepts if _is_list(concepts) else [concepts])]
+        several = [load(source) for source in (concepts if is_list(concepts) else [concepts])]
         concepts = {concept.trigger: concept for concept in several}
         if len(concepts) < len(several):
             raise UserError(
@@ -129,39 +130,6 @@ def load_concepts(
     return LoadedConcepts(pipe, concepts, always_on, global_edit)
 
 
-def check_gate(concepts: dict[str, Concept], **settings) -> None:
-    """Raises UserError for settings that `LoadedConcepts.set_gate` would not take with these concepts."""
-    for name, value in settings.items():
-        if name not in ("beta", "tau", "lock"):
-            raise UserError(f"{name}={value} is unknown; allowed are: beta, tau, lock.")
-        for one in value if _is_list(value) else [value]:
-            _check_lock(concepts, one) if name == "lock" else _values(concepts, name, one)
-
-
-def _check_lock(concepts: dict[str, Concept], lock: str | None) -> None:
-    locks = [c.lock for c in concepts.values()]
-    allowed = {"global", *(locks[:1] if len(set(locks)) == 1 else [])}
-    if lock is not None and lock not in allowed:
-        raise UserError(
-            f"lock={lock} is not to be had with {list(concepts)}, trained with {locks}; allowed are None and "
-            f"{sorted(allowed)}."
-        )
-
-
-def _values(concepts: dict[str, Concept], name: str, value) -> list[float]:
-    """One setting of one sample as a number for every concept."""
-    own = {trigger: getattr(c, name) for trigger, c in concepts.items()}
-    named = value if isinstance(value, dict) else {} if value is None else dict.fromkeys(own, value)
-    for trigger, number in named.items():
-        if trigger not in own:
-            raise UserError(f'{name} names the concept "{trigger}", which is not loaded; loaded are: {", ".join(own)}.')
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or (name == "tau" and number <= 0):
-            raise UserError(
-                f"{name}={number} of {trigger} must be a {'positive number' if name == 'tau' else 'number'}."
-            )
-    return [float(x) for x in (own | named).values()]
-
-
 class LoadedConcepts:
     """The concepts on one pipeline: their gates, and the way back."""
 
@@ -171,7 +139,7 @@ class LoadedConcepts:
         add_placeholders(pipe.tokenizer, list(concepts))  # says whether the words will do, before all else
         stack = lambda name: torch.stack([getattr(c, name) for c in concepts.values()])
         self.i_stars, self.c_inv_i_stars = stack("i_star"), stack("c_inv_i_star")
-        self._check_distinct()
+        check_distinct(list(concepts), self.i_stars, self.c_inv_i_stars, always_on)
         self._install()
 
     def _install(self) -> None:
@@ -268,22 +236,6 @@ class LoadedConcepts:
         """How wide the denoiser's encodings are with the columns: V's part, then K's."""
         return 2 * (self._width + 2 * len(self.concepts))
 
-    def _check_distinct(self) -> None:
-        # Two at a time, since a prompt holds few of them: more concepts than i* has numbers may be loaded.
-        G = overlap(self.i_stars, self.c_inv_i_stars).double()
-        cosine = (G * G.T).clamp(min=0).sqrt().fill_diagonal_(0)  # in the metric of C^-1
-        if cosine.max() > 1 - 2e-5:
-            alike = [list(self.concepts)[i] for i in divmod(int(cosine.argmax()), len(G))]
-            raise UserError(
-                f"concepts {alike} have all but the same i* (cosine {cosine.max():.6f}, allowed 0.99998), so they "
-                "cannot be told apart in one prompt; load one of them, or them one at a time."
-            )
-        if self.always_on and (condition := torch.linalg.cond(G)) > 1e5:
-            raise UserError(
-                f"{len(G)} concepts act on every prompt under always_on=True, and their i* depend on each other "
-                f"(condition {condition:.1e}, allowed 1e5); load fewer, or leave always_on=False."
-            )
-
     def unload(self) -> None:
         """Put the pipeline's own weights, tokenizer and encode_prompt back: the same objects as before.
 
@@ -313,20 +265,6 @@ class LoadedConcepts:
         finally:
             self.settings = before
 
-    def _per_image(self, name: str, prompts: int, images: int) -> list:
-        """The setting as one value per image: [prompts * images], the images of one prompt side by side."""
-        value = self.settings[name]
-        if not _is_list(value):
-            return [value] * (prompts * images)
-        if len(value) == prompts * images:
-            return list(value)
-        if len(value) == prompts:
-            return [v for v in value for _ in range(images)]
-        raise UserError(
-            f"{name} is a list of {len(value)} for {prompts} prompt(s) with {images} image(s) each; allowed are "
-            f"one value, or a list of {prompts} or {prompts * images}."
-        )
-
     def encode_prompt(self, *args, **kwargs):
         """`_encode_prompt`, by one thread at a time."""
         with ENCODING:
@@ -334,56 +272,22 @@ class LoadedConcepts:
 
     def _encode_prompt(self, *args, **kwargs):
         """The pipeline's `encode_prompt`, its encodings [B, T, c] widened to [B, T, 2 (c + 2J)]: V's part, then K's."""
-        bound = inspect.signature(self._encode_base).bind(*args, **kwargs)
-        bound.apply_defaults()
-        given = bound.arguments | bound.arguments.pop("kwargs", {})
-        images = given["num_images_per_prompt"]
-        listed = lambda texts: [texts] if isinstance(texts, str) else list(texts)
-
-        def prompts_of(kind: str, count: int):
-            """What each text encoder is given as "prompt" or "negative_prompt": one list each; None where not known."""
-            if given[f"{kind}_embeds"] is not None:
-                return None
-            first = given[kind] or ""
-            texts = [first, given.get(f"{kind}_2") or first][: len(self._tokenizers)]
-            return [listed(t) * count if isinstance(t, str) else listed(t) for t in texts]
-
-        prompts = prompts_of("prompt", 1)
-        if given.get("clean_caption") and self._named([*(prompts or [[]])[0], *listed(given["negative_prompt"] or "")]):
-            given["clean_caption"] = False  # it takes the * out of teddy*
-        masked = "prompt_attention_mask" in given
-        # A preamble (Sana's) is for the prompts alone.
-        kinds = [{}, {"complex_human_instruction": False} if "complex_human_instruction" in given else {}]
-
-        def asked(texts: list[list[str]] | None, more: dict):
-            """The text encoder for a call, and its encodings of other texts, as this call's are made."""
-            encoder, call = self._encoder, given | more
-
-            def again(texts: list[list[str]]) -> Tensor:
-                changed = {"prompt": texts[0], "do_classifier_free_guidance": False, "negative_prompt": None}
-                changed |= {"prompt_2": texts[1]} if len(texts) > 1 else {}
-                changed |= {name: None for name in given if name.endswith(("_embeds", "_attention_mask"))}
-                return self._encode_base(**(call | changed))[0]
-
-            if masked:
-                instruction = call.get("complex_human_instruction") or None
-                encoder = encoder.asked(self.pipe.tokenizer, call["max_sequence_length"], instruction)
-            return texts, images, again, encoder
-
-        found = list(self._encode_base(**given))
-        at = 2 if masked else 1  # of the negative prompt's encodings
-        e, e_negative = found[0], found[at]
-        found[0] = self._widen(e, *asked(prompts, kinds[0]))
+        encoder, tokenizer, towers = self._encoder, self.pipe.tokenizer, len(self._tokenizers)
+        call = PromptCall(self._encode_base, encoder, tokenizer, towers, args, kwargs)
+        call.keep(self.concepts)
+        encodings, (at, at_negative) = call.encode(), call.places
+        e, e_negative = encodings[at], encodings[at_negative]
+        encodings[at] = self._widen(e, call, "prompt", 1)
         if e_negative is not None:
-            negatives = prompts_of("negative_prompt", len(e) // images)
-            found[at] = self._widen(e_negative, *asked(negatives, kinds[1]))
-        return tuple(found)
+            encodings[at_negative] = self._widen(e_negative, call, "negative_prompt", len(e) // call.images)
+        return tuple(encodings)
 
-    def _named(self, texts: list[str]) -> bool:
-        return any(trigger.lower() in text.lower() for text in texts for trigger in self.concepts)
+    def _widen(self, e: Tensor, call: PromptCall, kind: str, count: int) -> Tensor:
+        """Both parts of the encodings e [B, T, c] of a call's prompts; every concept off where these are not known.
 
-    def _widen(self, e: Tensor, texts: list[list[str]] | None, images: int, again, encoder) -> Tensor:
-        """Both parts of the encodings e [B, T, c] of prompts; every concept off where the prompts are not known."""
+        kind: "prompt" or "negative_prompt"; count: how many prompts one text stands for.
+        """
+        texts, images, encoder = call.texts(kind, count), call.images, call.encoder(kind)
         J = len(self.concepts)
         if e.shape[-1] == self._wide:  # given by the user, out of this very encode_prompt
             return e
@@ -404,7 +308,7 @@ class LoadedConcepts:
             has = [[self.always_on or i in row for row in held] for i in self.token_ids.values()]
             on = torch.tensor(has).T.repeat_interleave(images, dim=0).to(e.device)
         gates = [
-            torch.tensor([_values(self.concepts, name, v) for v in self._per_image(name, count, images)])
+            torch.tensor([numbers(self.concepts, name, v) for v in per_image(name, self.settings[name], count, images)])
             for name in ("beta", "tau")
         ]
 
@@ -415,7 +319,8 @@ class LoadedConcepts:
             return torch.cat([e, seen[..., -2 * J :].to(e.dtype)], dim=-1)
 
         v = gated(e, on)
-        is_global = torch.tensor([lock == "global" for lock in self._per_image("lock", count, images)])
+        locks = per_image("lock", self.settings["lock"], count, images)
+        is_global = torch.tensor([lock == "global" for lock in locks])
         if not is_global.any():
             return torch.cat([v, v], dim=-1)
         if not texts:
@@ -425,7 +330,7 @@ class LoadedConcepts:
             )
         words = {t: c.super_category for t, c in self.concepts.items()}
         twins = [twin_prompts(prompts, words, drops_spaces(tokenizer)) for prompts in texts]
-        twin = again(twins)
+        twin = call.again(kind, twins)
         if hasattr(encoder, "tokenize"):  # a word may be several pieces there
             ids, theirs = (encoder.kept(i) for i in (cut[0], encoder.tokenize(tokenizer, twins[0])))
             spelled = {i: spellings(tokenizer, words[t]) for t, i in self.token_ids.items()}
@@ -434,7 +339,3 @@ class LoadedConcepts:
         k = gated(twin, on if self.global_edit else torch.zeros_like(on))
         k = torch.where(is_global.to(e.device)[:, None, None], k, v)
         return torch.cat([v, k], dim=-1)
-
-
-def _is_list(value) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str)

@@ -258,8 +258,8 @@ def encode(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] 
 
 def encode_pooled(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] | None = None):
     """`encode`, and the prompts' pooled embeddings [B, p] where the text encoder is SDXL's two (else what it returns second)."""
-    found = encoded(tokenizer, text_encoder, prompts, rows)
-    return found.e, found.ids, found.pooled
+    text = encoded(tokenizer, text_encoder, prompts, rows)
+    return text.e, text.ids, text.pooled
 
 
 def encoded(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] | None = None) -> Encoded:
@@ -292,13 +292,13 @@ def aligned(ids: Tensor, twin: Tensor, words: dict[int, list[list[int]]]) -> Ten
     words: {placeholder's token id: the ways to spell its super-category}; of several pieces the last one's position.
     """
     length = ids.shape[1]
-    found = torch.arange(length).repeat(len(ids), 1)
-    for row, theirs, to in zip(ids.tolist(), twin.tolist(), found):
+    positions = torch.arange(length).repeat(len(ids), 1)
+    for row, theirs, to in zip(ids.tolist(), twin.tolist(), positions):
         j = 0
         for i, token in enumerate(row):
             j += max((len(word) for word in words.get(token, ()) if theirs[j : j + len(word)] == word), default=1)
             to[i] = min(j, length) - 1
-    return found
+    return positions
 
 
 def held_tokens(tokenizer, prompts: list[str], text_encoder=None) -> list[set[int]]:

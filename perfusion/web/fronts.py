@@ -16,9 +16,9 @@ SHEET = 4  # rows of a job's pictures.png at most: its first prompts
 
 def sources() -> dict[str, Path]:
     """{what it is called: its file}: experiments of `perfusion collect`, runs of `perfusion evaluate`. The page sends names."""
-    found = {f"experiment {path.stem}": path for path in sorted(RESULTS.glob("*.json"))}
+    experiments = {f"experiment {path.stem}": path for path in sorted(RESULTS.glob("*.json"))}
     runs = [p for p in sorted(OUTPUTS.rglob("result.json")) if _is_evaluation(p)]
-    return found | {f"run {path.parent.relative_to(OUTPUTS)}": path for path in runs}
+    return experiments | {f"run {path.parent.relative_to(OUTPUTS)}": path for path in runs}
 
 
 def _is_evaluation(path: Path) -> bool:

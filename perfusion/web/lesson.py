@@ -115,14 +115,14 @@ class Lesson:
         progress = Progress(of=steps)
         try:
             while True:
-                found = news.get()
-                if isinstance(found, BaseException):
-                    raise found
-                if isinstance(found, Path):
-                    progress.file = found
+                one = news.get()
+                if isinstance(one, BaseException):
+                    raise one
+                if isinstance(one, Path):
+                    progress.file = one
                     yield progress
                     return
-                progress.step, loss, progress.scores, drawn = found
+                progress.step, loss, progress.scores, drawn = one
                 if loss is not None:
                     progress.losses.append((progress.step, loss))
                 progress.drawn = drawn or progress.drawn

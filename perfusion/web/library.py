@@ -90,9 +90,11 @@ class Library:
         """The word itself, or where it is taken the next of teddy2*, teddy3*, ... Raises UserError for no possible word."""
         taken = {w.lower() for w in self._concepts}
         stem, star = (word[:-1], "*") if word.endswith("*") else (word, "")
-        found = next(w for n in range(1, MOST + 2) if (w := f"{stem}{n if n > 1 else ''}{star}").lower() not in taken)
-        add_placeholders(self._tokenizer, [found])
-        return found
+        next_word = next(
+            w for n in range(1, MOST + 2) if (w := f"{stem}{n if n > 1 else ''}{star}").lower() not in taken
+        )
+        add_placeholders(self._tokenizer, [next_word])
+        return next_word
 
     def _read(self, path: Path) -> Concept:
         if path.stat().st_size > LARGEST:

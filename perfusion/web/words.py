@@ -10,9 +10,9 @@ Spans = list[tuple[str, str | None]]
 
 def spans(prompt: str, words: list[str]) -> Spans:
     """The prompt cut into (text, concept's word or None): highlighted is what drawing will take for the concept."""
-    found = sorted((m.start(), m.end(), word) for word in words for m in written(word).finditer(prompt))
+    matches = sorted((m.start(), m.end(), word) for word in words for m in written(word).finditer(prompt))
     cut, at = [], 0
-    for start, end, word in found:
+    for start, end, word in matches:
         if start < at:  # within another
             continue
         cut += [(prompt[at:start], None)] * (start > at) + [(prompt[start:end], word)]

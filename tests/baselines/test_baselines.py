@@ -173,14 +173,14 @@ def test_textual_inversions_strength_is_its_checkpoints(pipe, tmp_path):
 
 @pytest.mark.parametrize("name", METHODS[1:])
 def test_prior_preservation_is_drawn_once_and_counts(pipe, tmp_path, name):
-    found = []
+    runs = []
     for count in (0, 3, 3):
         module = module_of(pipe, tmp_path, name, prior_pictures=count)
         module.log = lambda *args, **kwargs: None
-        found.append((module.prior, module.training_step(None, 0).item()))
+        runs.append((module.prior, module.training_step(None, 0).item()))
         module.detach()
         assert (module.setup_seconds > 0) == (count > 0)
-    (_, plain), (prior, with_prior), again = found
+    (_, plain), (prior, with_prior), again = runs
     assert prior.shape == (3, 4, 8, 8) and with_prior > plain > 0
     assert torch.equal(prior, again[0]) and again[1] == with_prior
     assert len(list(Path(tmp_path / "cache/prior").glob("*"))) == 1

@@ -59,7 +59,7 @@ def test_one_bench_for_every_method(perfusion_here, prompts, monkeypatch, capsys
     runpy.run_path(str(ROOT / "scripts/figure_baselines.py"), run_name="__main__")
     result = read_result("results/baselines.json")
     assert set(result["methods"]) == set(METHODS) and result["concepts"] == ["teddy*"] and result["seeds"] == [0]
-    assert all(found["file_bytes"] > 500 and len(found["interval"]) == 2 for found in result["methods"].values())
+    assert all(about["file_bytes"] > 500 and len(about["interval"]) == 2 for about in result["methods"].values())
     assert {claim["worse"] for claim in result["paired"]} == set(METHODS[1:])
     assert set(result["time_to_quality"]["methods"]) == set(METHODS)
     for name in ("baselines.png", "baselines.svg", "baselines/teddy.png"):
@@ -97,8 +97,8 @@ def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, capsys)
 
 def test_the_score_over_seconds_is_the_best_so_far():
     run = [{"seconds": 1, "score": 0.2}, {"seconds": 2, "score": 0.5}, {"seconds": 4, "score": 0.4}]
-    found = figure_baselines.curve([run, run], np.array([0.5, 1, 3, 9]))
-    assert np.isnan(found[0]) and found[1:].tolist() == [0.2, 0.5, 0.5]
+    scores = figure_baselines.curve([run, run], np.array([0.5, 1, 3, 9]))
+    assert np.isnan(scores[0]) and scores[1:].tolist() == [0.2, 0.5, 0.5]
     told = figure_baselines.time_to_quality({"a": [run], "b": [run[:1]]})
     assert told["levels"] == [0.2, 0.275, 0.35, 0.425, 0.5]
     assert told["methods"]["a"]["seconds_to_levels"][0] == pytest.approx(1, abs=0.1)

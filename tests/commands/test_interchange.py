@@ -90,8 +90,8 @@ def test_targets_are_weighted_by_the_open_gate(pipe, tmp_path):
     with pytest.warns(UserWarning, match="reduced"):
         concept = import_checkpoint(tmp_path / "teddy.ckpt", pipe, "teddy", "teddy*")
     target = stored["target_output"][f"{KEYS[0]}.transformer_blocks.0.attn2.to_v.target_output"]
-    found = concept.o_star_v[next(iter(concept.o_star_v))]
-    weights = torch.linalg.lstsq(target.T, found[:, None]).solution[:, 0]  # 16 rows of 16 numbers
+    o_star = concept.o_star_v[next(iter(concept.o_star_v))]
+    weights = torch.linalg.lstsq(target.T, o_star[:, None]).solution[:, 0]  # 16 rows of 16 numbers
     assert weights.sum() == pytest.approx(1, abs=1e-2) and weights.min() > -1e-2
     assert weights[0].abs() < 1e-2 and weights[7:].abs().max() < 1e-2  # neither BOS nor after the word
     assert weights[2:7].sum() > 0.9  # where the templates have the word: i* is near its encoding

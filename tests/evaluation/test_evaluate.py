@@ -183,7 +183,7 @@ def test_numbers_do_not_depend_on_the_batch_size(cfg, emojiland, teddy, tmp_path
     written = read_result(tmp_path / "7/result.json")
     assert written["rows"] == a and "raw cosine" in written["definitions"]["text"]
     assert len(list(csv.DictReader((tmp_path / "7/scores.csv").open()))) == 24
-    assert (tmp_path / "7/front.png").stat().st_size > 10_000 and (tmp_path / "7/front.pdf").exists()
+    assert (tmp_path / "7/front.png").stat().st_size > 10_000
     means = [(p["text"], p["image"]) for p in written["summary"]]
     assert [p["pareto"] for p in written["summary"]] == pareto(np.array(means)).tolist()
 
@@ -193,22 +193,22 @@ def test_front_of_one_concept():
     rng = np.random.default_rng(0)
     text, image = rng.uniform(0.2, 0.8, (2, 3, 2, 2))
     points = [{"beta": 0.6}, {"beta": 0.9}]
-    found = front_of(points, {"text": text.ravel().tolist(), "image": image.ravel().tolist()}, 3)
+    front = front_of(points, {"text": text.ravel().tolist(), "image": image.ravel().tolist()}, 3)
     means = np.stack([text.mean((0, 1)), image.mean((0, 1))], -1)
-    assert found["hypervolume"] == pytest.approx(hypervolume(means, (0, 0)), abs=1e-6)
-    assert found["interval"][0] < found["hypervolume"] < found["interval"][1]
+    assert front["hypervolume"] == pytest.approx(hypervolume(means, (0, 0)), abs=1e-6)
+    assert front["interval"][0] < front["hypervolume"] < front["interval"][1]
     assert front_of(points[:1], {}, 3) is None
 
 
 def test_drift_is_zero_as_loaded_and_not_when_always_on(cfg, emojiland, teddy):
     settings = OmegaConf.merge(cfg.evaluation, {"reader": None})
     prompts = [Prompt("a {} on a beach"), Prompt("a {}")]
-    found = drift(
+    moved = drift(
         emojiland, teddy, Scores(prompts, "teddy", None, pictures(2), settings, cfg.model.scorer), settings, cfg.model
     )
     for kind in ("without_word", "super_category"):
-        assert found[kind]["loaded"] == {"mse": 0.0, "cosine_distance": 0.0}
-        assert found[kind]["always_on"]["mse"] > 0
+        assert moved[kind]["loaded"] == {"mse": 0.0, "cosine_distance": 0.0}
+        assert moved[kind]["always_on"]["mse"] > 0
 
 
 def test_results_of_another_format_are_refused(tmp_path):

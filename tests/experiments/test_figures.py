@@ -69,12 +69,12 @@ def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, 
     monkeypatch.setattr(perfusion.experiments.figures, "CONCEPTS", ("cat", "teapot"))
     assert script(monkeypatch, "figure_locks", "--from-scratch", *QUICK) == 0
     check("locks")
-    found = read_result("results/figures/locks/result.json")
+    result = read_result("results/figures/locks/result.json")
     means = {}
-    for lock, numbers in found["numbers"].items():
+    for lock, numbers in result["numbers"].items():
         means[lock] = sum(v for one in numbers.values() for v in one["image"]) / 8  # 2 concepts x 4 prompts
-        assert found["compared"][lock]["image"] == pytest.approx(means[lock], abs=1e-4)
-    difference, low, high = found["compared"]["local > trained_k"]["image"]
+        assert result["compared"][lock]["image"] == pytest.approx(means[lock], abs=1e-4)
+    difference, low, high = result["compared"]["local > trained_k"]["image"]
     assert difference == pytest.approx(means["local"] - means["trained_k"], abs=1e-4) and low <= difference <= high
 
 
@@ -96,10 +96,10 @@ def test_variability_of_noises(monkeypatch):
         pytest.approx(2 / 3, abs=1e-6),
     ]
     of = lambda *values: {c: {"variability": [v] * 4, "image": [0.5] * 4} for c, v in zip("ab", values)}
-    found = compared({"global": of(0.4, 0.5), "local": of(0.3, 0.4), "trained_k": of(0.2, 0.6)})
-    assert found["global > local"]["variability"] == [0.1, 0.1, 0.1] and found["global > local"]["holds"] is True
-    assert found["local > trained_k"]["variability"] == [-0.05, -0.2, 0.1]
-    assert found["local > trained_k"]["holds"] == "undecided"
+    claims = compared({"global": of(0.4, 0.5), "local": of(0.3, 0.4), "trained_k": of(0.2, 0.6)})
+    assert claims["global > local"]["variability"] == [0.1, 0.1, 0.1] and claims["global > local"]["holds"] is True
+    assert claims["local > trained_k"]["variability"] == [-0.05, -0.2, 0.1]
+    assert claims["local > trained_k"]["holds"] == "undecided"
 
 
 def test_attention_figure(world, perfusion_on, monkeypatch, capsys):
@@ -110,7 +110,7 @@ def test_attention_figure(world, perfusion_on, monkeypatch, capsys):
     result = read_result("results/figures/attention/result.json")
     shares = result["shares"]
     assert set(shares) == {"local", "trained"} and len(shares["local"]["teapot*"]["rows"]) == 16
-    rows = [row for found in shares["local"].values() for row in found["rows"]]
+    rows = [row for of_concept in shares["local"].values() for row in of_concept["rows"]]
     assert all(0 < row["concept"] < 1 and 0 < row["area"] < 1 for row in rows)
     assert rows[-1]["words"]["teapot*"] == rows[-1]["concept"]
     ratios = [row["concept"] / row["area"] for row in rows]

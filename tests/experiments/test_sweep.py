@@ -40,14 +40,14 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert (
         "left out" in said and "fox* seed 0: it is for the committed evaluation" in said and "names no pictures" in said
     )
-    found = sorted(Path("multirun/lock_type").glob("*/result.json"))
-    jobs = [read_result(p)["job"] for p in found]
-    assert len(found) == 6 and {(j["arm"], j["concept"]) for j in jobs} == {
+    paths = sorted(Path("multirun/lock_type").glob("*/result.json"))
+    jobs = [read_result(p)["job"] for p in paths]
+    assert len(paths) == 6 and {(j["arm"], j["concept"]) for j in jobs} == {
         (a, c) for a in ("local", "global", "trained_k") for c in ("cat*", "teddy*")
     }
     # global and local share a training
     assert len(list(Path("multirun/trainings").glob("*/concept.safetensors"))) == 4
-    rows = {(j["arm"], j["concept"]): read_result(p) for j, p in zip(jobs, found)}
+    rows = {(j["arm"], j["concept"]): read_result(p) for j, p in zip(jobs, paths)}
     assert rows["global", "cat*"]["training"] == rows["local", "cat*"]["training"]
     assert rows["global", "cat*"]["rows"]["text"] != rows["local", "cat*"]["rows"]["text"]
     assert rows["trained_k", "cat*"]["trained"]["lock"] == "trained"
@@ -64,6 +64,8 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert run(perfusion_here, "collect", "experiment=lock_type", "draws=200") == 0
     said = capsys.readouterr().out
     assert "global > local" in said and "ordering holds: " in said
+    assert Path("results/ablations/lock_type.pdf").read_bytes().startswith(b"%PDF")
+    assert not list(Path("multirun").rglob("*.pdf"))  # seconds each, which nobody prints
     result = read_result("results/ablations/lock_type.json")
     assert result["config"]["max_steps"] == 2 and not [k for k in result["config"] if k.startswith(("concept", "lock"))]
     assert sum(result["commits"].values()) == 6 and result["arms"]["trained_k"]["settings"]["lock"] == "trained"
@@ -98,7 +100,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert run(perfusion_here, "collect", "experiment=lock_type", "draws=50") == 0
 
     # a smaller sweep does not write over a larger one's result
-    for job in [p for p, j in zip(found, jobs) if j["concept"] == "cat*"]:
+    for job in [p for p, j in zip(paths, jobs) if j["concept"] == "cat*"]:
         job.rename(job.with_suffix(".aside"))
     assert run(perfusion_here, "collect", "experiment=lock_type") == 2
     assert "joins 2 concepts x seeds, these jobs are 1" in capsys.readouterr().err
@@ -111,12 +113,12 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
         path.write_text(json.dumps(plain(path.read_text().replace('"a {}"', '"the {}"'))))
     assert run(perfusion_here, "collect", "experiment=lock_type", "multirun=others") == 2
     assert "is of other prompts than these jobs" in capsys.readouterr().err
-    old = plain(found[0].read_text())
-    found[0].write_text(json.dumps(old | {"job": old["job"] | {"arm": "before"}}))
-    assert run(perfusion_here, *sweep) == 0 and read_result(found[0])["job"] == old["job"]
+    old = plain(paths[0].read_text())
+    paths[0].write_text(json.dumps(old | {"job": old["job"] | {"arm": "before"}}))
+    assert run(perfusion_here, *sweep) == 0 and read_result(paths[0])["job"] == old["job"]
 
     # what can go wrong with a folder of results
-    some = found[[(j["arm"], j["concept"]) for j in jobs].index(("local", "cat*"))]
+    some = paths[[(j["arm"], j["concept"]) for j in jobs].index(("local", "cat*"))]
     kept = some.read_text()
     result = plain(kept)
     result["config"]["evaluation"]["seed"] += 1

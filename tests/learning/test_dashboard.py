@@ -46,12 +46,12 @@ def records(path: Path):
 def logged(run: Path) -> tuple[set[str], list]:
     """What a finished run has logged, and all its records; wandb's own process may still be writing the last one."""
     (file,) = run.glob("*.wandb")
-    until, found = time.monotonic() + 60, []
-    while not any(r.HasField("exit") for r in found) and time.monotonic() < until:
+    until, kept = time.monotonic() + 60, []
+    while not any(r.HasField("exit") for r in kept) and time.monotonic() < until:
         time.sleep(0.1)
-        found = list(records(file))
-    names = {(i.key or "/".join(i.nested_key[:1])) for r in found if r.HasField("history") for i in r.history.item}
-    return names, found
+        kept = list(records(file))
+    names = {(i.key or "/".join(i.nested_key[:1])) for r in kept if r.HasField("history") for i in r.history.item}
+    return names, kept
 
 
 def _broken(module: PerfusionModule) -> float:
@@ -75,12 +75,12 @@ def test_training_offline(perfusion_here, tmp_path, capsys, monkeypatch):
     perfusion_here("train", "logger=wandb", *QUICK, "max_steps=6", "hydra.run.dir=run")
     assert wandb.run is None
     (run,) = Path("run/wandb").glob("offline-run-*")
-    names, found = logged(run)
+    names, kept = logged(run)
     assert {"loss", "gate", "i_star_moved", "selection/score", "masks", "drawn", "picture", "attention"} <= names
-    (artifact,) = [r.artifact for r in found if r.HasField("artifact") and r.artifact.type == "concept"]
+    (artifact,) = [r.artifact for r in kept if r.HasField("artifact") and r.artifact.type == "concept"]
     assert json.loads(artifact.metadata)["trigger"] == "teddy*" and artifact.name == "concept-teddy"
     assert len(list(run.glob("files/media/images/drawn_*.png"))) == 3  # steps 2, 4, 6, one prompt
-    assert [r.exit.exit_code for r in found if r.HasField("exit")] == [0]
+    assert [r.exit.exit_code for r in kept if r.HasField("exit")] == [0]
     rows = list(csv.DictReader(Path("run/metrics.csv").read_text().splitlines()))  # the CSV is kept beside it
     assert any(r["loss"] for r in rows) and any(r["gate"] for r in rows)
     assert len(list(Path("run/selection").glob("*.png"))) == 3 and Path("run/attention.png").exists()
@@ -110,8 +110,8 @@ def test_sweeps_are_grouped_and_fronts_shown(perfusion_here, prompts, tmp_path):
     perfusion_here("train", "+experiment=key_locking", "arm=locked", "logger=wandb", *QUICK, *SCORE, prompts)
     groups, kinds = [], []
     for run in Path("multirun").glob("*/*/wandb/offline-run-*"):
-        names, found = logged(run)
-        groups += [r.run.run_group for r in found if r.HasField("run")][:1]
+        names, kept = logged(run)
+        groups += [r.run.run_group for r in kept if r.HasField("run")][:1]
         kinds.append("front" in names)
         if kinds[-1]:
             (table,) = run.glob("files/media/table/front_*.json")
@@ -121,8 +121,8 @@ def test_sweeps_are_grouped_and_fronts_shown(perfusion_here, prompts, tmp_path):
     assert groups == ["key_locking"] * 2 and sorted(kinds) == [False, True]
     perfusion_here("train", "+experiment=lock_type", "arm=local", "logger=wandb", *QUICK, *SCORE, prompts)  # a twin
     (run,) = Path("multirun/lock_type").glob("*/wandb/offline-run-*")
-    names, found = logged(run)
-    assert "front" in names and [r.run.run_group for r in found if r.HasField("run")][:1] == ["lock_type"]
+    names, kept = logged(run)
+    assert "front" in names and [r.run.run_group for r in kept if r.HasField("run")][:1] == ["lock_type"]
 
 
 def test_an_online_run_needs_a_login_before_anything_else(tmp_path):
@@ -149,8 +149,8 @@ def test_a_plain_sweep_is_a_group_too(perfusion_here):
         "attention=false",
         "hydra.sweep.dir=two_seeds",
     )
-    found = [logged(run)[1] for run in Path("two_seeds").glob("*/wandb/offline-run-*")]
-    assert [next(r.run.run_group for r in f if r.HasField("run")) for f in found] == ["two_seeds"] * 2
+    kept = [logged(run)[1] for run in Path("two_seeds").glob("*/wandb/offline-run-*")]
+    assert [next(r.run.run_group for r in f if r.HasField("run")) for f in kept] == ["two_seeds"] * 2
 
 
 def test_nothing_needs_wandb_unless_chosen(tmp_path):

@@ -113,9 +113,9 @@ def test_square_pictures_give_the_latents_they_always_gave(pipe, tmp_path):
         latents = torch.cat([pipe.vae.encode(part).latent_dist.mean for part in x.split(4)])
     m = torch.stack([square(Image.open(tmp_path / f"{i}.mask.png")) / 255 for i in range(3)])
     m = interpolate(torch.cat([m, m.flip(-1)]), size=latents.shape[-2:], mode="area")
-    found = data(tmp_path, flip=True).encode(pipe.vae)
-    assert torch.equal(found.latents, latents * pipe.vae.config.scaling_factor)
-    assert torch.equal(found.masks, m)
+    encoded = data(tmp_path, flip=True).encode(pipe.vae)
+    assert torch.equal(encoded.latents, latents * pipe.vae.config.scaling_factor)
+    assert torch.equal(encoded.masks, m)
 
 
 def no_space(*args):

@@ -80,10 +80,10 @@ def test_a_placeholder_with_the_words_embedding_is_the_word(pipe):
     tokenizer, ids = add_placeholders(pipe.tokenizer, ["teddy*"])
     encoder = text_encoder_of(pipe)
     rows = {ids["teddy*"]: word_embedding(pipe.tokenizer, encoder, "teddy")}
-    ours, found = encode(tokenizer, encoder, ["a photo of a teddy* on a beach"], rows)
+    ours, tokens = encode(tokenizer, encoder, ["a photo of a teddy* on a beach"], rows)
     theirs, _ = encode(pipe.tokenizer, encoder, ["a photo of a teddy on a beach"])
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-    assert (found == ids["teddy*"]).sum() == 1
+    assert (tokens == ids["teddy*"]).sum() == 1
 
 
 @pytest.mark.parametrize(
@@ -95,12 +95,12 @@ def test_a_twin_of_several_pieces_is_aligned(pipe, prompt):
     encoder = text_encoder_of(pipe)
     assert len(pieces(tokenizer, "teapot")) == 2
     read = lambda tokenizer, text: encoder.kept(encoder.tokenize(tokenizer, [text]))
-    found = read(tokenizer, prompt)
+    tokens = read(tokenizer, prompt)
     (twin,) = twin_prompts([prompt], {"teddy*": "teapot"}, drops_spaces(tokenizer))
-    to = aligned(found, read(pipe.tokenizer, twin), {ids["teddy*"]: spellings(tokenizer, "teapot")})
+    to = aligned(tokens, read(pipe.tokenizer, twin), {ids["teddy*"]: spellings(tokenizer, "teapot")})
     theirs = read(pipe.tokenizer, twin).gather(1, to)
-    here = found == ids["teddy*"]
-    assert torch.equal(theirs[~here], found[~here]) and (theirs[here] == pieces(tokenizer, "teapot")[-1]).all()
+    here = tokens == ids["teddy*"]
+    assert torch.equal(theirs[~here], tokens[~here]) and (theirs[here] == pieces(tokenizer, "teapot")[-1]).all()
     assert here.sum() == prompt.lower().count("teddy*")
 
 
@@ -129,9 +129,9 @@ def test_covariance_is_over_what_the_cross_attentions_see(pipe):
             keep = {"valid": text.mask.bool(), "content": text.mask.bool() & ~ends, "all": text.mask > -1}[tokens]
             vectors.append(text.e[keep])
         e = torch.cat(vectors).double()
-        found = second_moment(captions, pipe.tokenizer, encoder, tokens, progress=False)
-        assert found.count == len(e), tokens
-        torch.testing.assert_close(found.C, e.T @ e / len(e), rtol=1e-4, atol=1e-4)
+        covariance = second_moment(captions, pipe.tokenizer, encoder, tokens, progress=False)
+        assert covariance.count == len(e), tokens
+        torch.testing.assert_close(covariance.C, e.T @ e / len(e), rtol=1e-4, atol=1e-4)
 
 
 # -- noise ------------------------------------------------------------------------------------------------------------
@@ -179,10 +179,10 @@ def test_predicting_is_what_the_pipeline_does(pipe):
 
 
 def test_distilled_guidance_is_refused(pipe, tmp_path):
-    found = data(pipe, tmp_path)
+    pictures = data(pipe, tmp_path)
     denoiser_of(pipe).register_to_config(guidance_embeds=True)
     with pytest.raises(UserError, match="told the guidance scale"):
-        module_of(pipe, found, C_inv=torch.eye(text_encoder_of(pipe).config.hidden_size))
+        module_of(pipe, pictures, C_inv=torch.eye(text_encoder_of(pipe).config.hidden_size))
 
 
 @pytest.mark.parametrize("kind", ["pixart", "sana"])
@@ -262,11 +262,13 @@ def test_energies_are_measured_on_each(pipe, tmp_path, monkeypatch):
     cfg.contexts = ["a photo of a {}", "a red {} on a beach"]
     special = (pipe.tokenizer.bos_token, pipe.tokenizer.eos_token, pipe.tokenizer.pad_token)
     rows = measure_gate.energies(cfg)
-    found = measure_gate.summary(cfg, rows, special)
-    assert found["classes"] == found["contexts"] == 2 and np.isfinite(found["other_word_max"])
-    assert 0.5 < found["class_word_by_context"]["a photo of a {}"] < 1.5  # among the templates that i* is a mean of
-    assert {"padding"} <= found["apart"].keys()
-    assert not found["other_word_max_at"].startswith(("tea:", "pot:")) or "teapot" not in found["other_word_max_at"]
+    energies = measure_gate.summary(cfg, rows, special)
+    assert energies["classes"] == energies["contexts"] == 2 and np.isfinite(energies["other_word_max"])
+    assert 0.5 < energies["class_word_by_context"]["a photo of a {}"] < 1.5  # among the templates that i* is a mean of
+    assert {"padding"} <= energies["apart"].keys()
+    assert (
+        not energies["other_word_max_at"].startswith(("tea:", "pot:")) or "teapot" not in energies["other_word_max_at"]
+    )
     measure_gate.draw(cfg, rows, special)
     assert (tmp_path / "gate.png").stat().st_size > 1000
 

@@ -46,16 +46,16 @@ def renamed(name: str, *maps: dict[str, str]) -> str:
 
 def original(pipe) -> dict[str, torch.Tensor]:
     """The pipeline's weights under the names of the original release."""
-    found = {}
+    weights = {}
     for name, w in pipe.unet.state_dict().items():
-        found["model.diffusion_model." + renamed(name, *([RESNET] if "resnets" in name else []), UNET)] = w
+        weights["model.diffusion_model." + renamed(name, *([RESNET] if "resnets" in name else []), UNET)] = w
     for name, w in pipe.vae.state_dict().items():
         attention = "attentions" in name
         w = w[..., None, None] if attention and w.ndim == 2 else w  # 1 x 1 convolutions there
-        found["first_stage_model." + renamed(name, VAE, *([VAE_ATTENTION] if attention else []))] = w
+        weights["first_stage_model." + renamed(name, VAE, *([VAE_ATTENTION] if attention else []))] = w
     for name, w in pipe.text_encoder.state_dict().items():
-        found["cond_stage_model.transformer.text_model." + name.removeprefix("text_model.")] = w
-    return {name: w.contiguous() for name, w in found.items()}
+        weights["cond_stage_model.transformer.text_model." + name.removeprefix("text_model.")] = w
+    return {name: w.contiguous() for name, w in weights.items()}
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "ckpt"])
@@ -70,8 +70,6 @@ def test_it_is_the_model_of_the_folder(tmp_path, suffix):
     loaded = load_pipeline(model)
     assert type(loaded) is type(pipe) and len(load_tokenizer(model)) == 49408
     for part in ("unet", "vae", "text_encoder"):
-        expected, found = (getattr(p, part).state_dict() for p in (pipe, loaded))
-        assert expected.keys() == found.keys() and all(torch.equal(w, found[name]) for name, w in expected.items()), (
-            part
-        )
+        expected, read = (getattr(p, part).state_dict() for p in (pipe, loaded))
+        assert expected.keys() == read.keys() and all(torch.equal(w, read[name]) for name, w in expected.items()), part
     assert base_hash(loaded.text_encoder, loaded.unet) == base_hash(pipe.text_encoder, pipe.unet)

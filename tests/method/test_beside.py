@@ -186,7 +186,7 @@ def test_threads_draw_what_one_draws(scheduler, pipe, make_concept):
     load_concepts(pipe, concepts)
     prompts = ["a teddy* on a beach", "a teapot* in snow", "a cat", "a teddy* next to a teapot*"]
     alone = [draw(pipe, p) for p in prompts]
-    found, barrier = {}, threading.Barrier(len(prompts))
+    drawn, barrier = {}, threading.Barrier(len(prompts))
 
     def work(i):
         mine = pipe
@@ -194,13 +194,13 @@ def test_threads_draw_what_one_draws(scheduler, pipe, make_concept):
             mine = copy.copy(pipe)
             mine.scheduler = copy.deepcopy(pipe.scheduler)
         barrier.wait()
-        found[i] = [draw(mine, prompts[i]) for _ in range(4)]
+        drawn[i] = [draw(mine, prompts[i]) for _ in range(4)]
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(len(prompts))]
     [t.start() for t in threads]
     [t.join() for t in threads]
     for i, expected in enumerate(alone):
-        assert len(found[i]) == 4 and all(np.array_equal(one, expected) for one in found[i]), prompts[i]
+        assert len(drawn[i]) == 4 and all(np.array_equal(one, expected) for one in drawn[i]), prompts[i]
 
 
 @pytest.mark.parametrize("kind", ["sd", "xl"])

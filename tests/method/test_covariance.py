@@ -6,7 +6,8 @@ import hydra
 import pandas
 import pytest
 import torch
-from conftest import WORDS, without_weights
+from conftest import without_weights
+from helpers_tokenizers import WORDS
 from omegaconf import OmegaConf
 
 from perfusion.commands.covariance import measure
@@ -36,10 +37,10 @@ def literal(pipe, tokens):
 @pytest.mark.parametrize("tokens", ["valid", "content", "all"])
 @pytest.mark.parametrize("batch_size", [2, 256])
 def test_is_the_mean_outer_product(pipe, tokens, batch_size):
-    found = second_moment(CAPTIONS, pipe.tokenizer, pipe.text_encoder, tokens, batch_size, progress=False)
+    moment = second_moment(CAPTIONS, pipe.tokenizer, pipe.text_encoder, tokens, batch_size, progress=False)
     C, count = literal(pipe, tokens)
-    assert found.count == count and found.C.dtype == torch.float64
-    torch.testing.assert_close(found.C, C, rtol=1e-4, atol=1e-5)
+    assert moment.count == count and moment.C.dtype == torch.float64
+    torch.testing.assert_close(moment.C, C, rtol=1e-4, atol=1e-5)
 
 
 def test_cache_is_by_the_hash_of_all_inputs(pipe, tmp_path):
@@ -122,8 +123,8 @@ def test_a_file_is_read_as_a_stream(pipe, tmp_path):
         captions = Captions(str(source))
         assert list(captions) == list(captions) == many(), source
         assert list(Captions(str(source), 3)) == many(3)
-    found = second_moment(captions, pipe.tokenizer, pipe.text_encoder, progress=False)
-    assert torch.equal(found.C, expected.C) and found.hash == expected.hash
+    streamed = second_moment(captions, pipe.tokenizer, pipe.text_encoder, progress=False)
+    assert torch.equal(streamed.C, expected.C) and streamed.hash == expected.hash
     with pytest.raises(UserError, match="no column name; its columns are: id, caption"):
         list(Captions(str(tmp_path / "c.csv"), column="name"))
     frame.drop(columns="caption").to_csv(tmp_path / "d.csv", index=False)
@@ -143,10 +144,10 @@ def test_made_captions_are_the_same_ones_and_many():
 
 
 def test_files(pipe, tmp_path):
-    found = second_moment(CAPTIONS, pipe.tokenizer, pipe.text_encoder, progress=False)
-    found.save(tmp_path / "C.safetensors")
+    moment = second_moment(CAPTIONS, pipe.tokenizer, pipe.text_encoder, progress=False)
+    moment.save(tmp_path / "C.safetensors")
     again = Covariance.load(tmp_path / "C.safetensors")
-    assert torch.equal(again.C, found.C) and again == Covariance(again.C, found.count, found.hash, found.encoder)
+    assert torch.equal(again.C, moment.C) and again == Covariance(again.C, moment.count, moment.hash, moment.encoder)
     again.check_encoder(pipe.text_encoder, "C.safetensors")
     again.check_encoder(copy.deepcopy(pipe.text_encoder).bfloat16(), "C.safetensors")
     pipe.text_encoder.get_input_embeddings().weight.data[3] += 1
@@ -157,23 +158,23 @@ def test_files(pipe, tmp_path):
     (tmp_path / "bad").write_bytes(b"pickle")
     with pytest.raises(UserError, match="not a covariance"):
         Covariance.load(tmp_path / "bad")
-    found.C[0, 1] += 1
-    found.save(tmp_path / "skew")
+    moment.C[0, 1] += 1
+    moment.save(tmp_path / "skew")
     with pytest.raises(UserError, match="symmetric"):
         Covariance.load(tmp_path / "skew")
 
 
 def test_the_published_one_meets_its_conditions(pipe):
     """method.md 2.6: 768 x 768, symmetric, condition number 3.9e3; usable without shrinkage."""
-    found = Covariance.load("perfusion_pytorch")
-    assert found.C.shape == (768, 768) and torch.equal(found.C, found.C.T)
-    assert found.condition == pytest.approx(3.9e3, rel=0.01)
+    moment = Covariance.load("perfusion_pytorch")
+    assert moment.C.shape == (768, 768) and torch.equal(moment.C, moment.C.T)
+    assert moment.condition == pytest.approx(3.9e3, rel=0.01)
     i_star = torch.randn(768, generator=torch.Generator().manual_seed(0))
-    key = target_key(inverse_metric(found.C, 0.0), i_star)
-    literal = torch.linalg.solve(found.C, i_star.double())
+    key = target_key(inverse_metric(moment.C, 0.0), i_star)
+    literal = torch.linalg.solve(moment.C, i_star.double())
     torch.testing.assert_close(key.double(), literal / (literal @ i_star.double()), rtol=1e-3, atol=1e-6)
     with pytest.raises(UserError, match="is 768 wide, the encodings of this model are 32 wide"):
-        found.check_encoder(pipe.text_encoder, "perfusion_pytorch")
+        moment.check_encoder(pipe.text_encoder, "perfusion_pytorch")
 
 
 def test_command(folder, tmp_path):

@@ -103,8 +103,8 @@ def test_info(saved, cache, pipe, make_concept):
 class Hub(BaseHTTPRequestHandler):
     """What a small upload and a download ask for, as the hub answers it; keeps what it is sent, and gives it to who may."""
 
-    def answer(self, found):
-        body = json.dumps(found).encode()
+    def answer(self, content):
+        body = json.dumps(content).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
@@ -237,9 +237,9 @@ def test_concepts_load_as_diffusers_loaders_do(pipe, saved, hub, tmp_path, monke
 
     def loaded(concepts, **more):
         handle = load_concepts(pipe, concepts, **more)
-        found = handle.concepts
+        by_trigger = handle.concepts
         handle.unload()
-        return found
+        return by_trigger
 
     assert list(loaded("user/teddy", **given)) == ["teddy*"]
     assert list(loaded({"bear*": "user/teddy"}, **given)) == ["bear*"]

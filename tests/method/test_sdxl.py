@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_tokenizer
 from diffusers import UNet2DConditionModel
 from helpers import close, fit, frozen, latents, loss_of, module_of, sd21, sdxl, tokenizers
+from helpers_tokenizers import tiny_tokenizer
 from PIL import Image
 
 from perfusion.errors import UserError
@@ -54,11 +54,11 @@ def test_layers_and_numbers_of_sdxl():
             projection_class_embeddings_input_dim=2816,
             use_linear_projection=True,
         )
-    found = cross_attentions(unet)
-    assert len(found) == 70
+    layers = cross_attentions(unet)
+    assert len(layers) == 70
     # 2 x 2 + 3 x 2 layers of 640; 2 x 10 + 10 + 3 x 10 of 1280; embeddings of 768 and 1280.
-    assert sum(a.to_v.out_features for a in found.values()) == 10 * 640 + 60 * 1280
-    assert {a.to_v.in_features for a in found.values()} == {768 + 1280}
+    assert sum(a.to_v.out_features for a in layers.values()) == 10 * 640 + 60 * 1280
+    assert {a.to_v.in_features for a in layers.values()} == {768 + 1280}
 
 
 def test_encodings_are_the_pipelines_own(xl):
@@ -138,9 +138,9 @@ def test_sdxl_is_told_the_pooled_embedding_and_the_size(xl, tmp_path):
     gated = torch.nn.functional.pad(text.e, (0, 2))
     module.predict(torch.zeros(1, 4, 8, 8), torch.tensor([5]), text, gated)
     hook.remove()
-    (found,), pooled = seen, text.pooled
+    (conditions,), pooled = seen, text.pooled
     ids = xl._get_add_time_ids((16, 16), (0, 0), (16, 16), pooled.dtype, text_encoder_projection_dim=20)
-    assert torch.equal(found["time_ids"], ids) and found["text_embeds"] is pooled
+    assert torch.equal(conditions["time_ids"], ids) and conditions["text_embeds"] is pooled
     pooled.sum().backward()  # what the pooled embedding says of the concept is learned too, by the second half
     assert module.embedding.grad[:24].abs().sum() == 0 and module.embedding.grad[24:].abs().sum() > 0
 

@@ -67,9 +67,13 @@ def test_maps_are_the_mean_softmax_of_heads_and_layers(pipe, height, width):
 
 def test_words_are_their_tokens(pipe, make_concept):
     load_concepts(pipe, {"teddy*": make_concept(pipe)})
-    found = word_positions(pipe.tokenizer, "a teddy* on a zebra")
-    assert found["a"] == [1, 4] and found["teddy*"] == [2] and found["zebra"] == list(range(5, 5 + len(found["zebra"])))
-    assert len(found["zebra"]) > 1  # a word of several tokens
+    positions = word_positions(pipe.tokenizer, "a teddy* on a zebra")
+    assert (
+        positions["a"] == [1, 4]
+        and positions["teddy*"] == [2]
+        and positions["zebra"] == list(range(5, 5 + len(positions["zebra"])))
+    )
+    assert len(positions["zebra"]) > 1  # a word of several tokens
 
 
 def test_share_inside_a_mask():

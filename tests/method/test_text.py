@@ -52,8 +52,8 @@ def test_trigger_is_found_wherever_it_stands(pipe, prompt, count):
 
 def test_one_trigger_inside_another(pipe):
     tokenizer, ids = add_placeholders(pipe.tokenizer, ["cat*", "cat*2"])
-    found = tokenize(tokenizer, ["a cat* and a cat*2"])
-    assert [(found == i).sum() for i in ids.values()] == [1, 1]
+    tokens = tokenize(tokenizer, ["a cat* and a cat*2"])
+    assert [(tokens == i).sum() for i in ids.values()] == [1, 1]
 
 
 @pytest.mark.parametrize(
@@ -93,10 +93,10 @@ def test_gradient_reaches_the_embedding_alone(pipe):
     pipe.text_encoder.requires_grad_(False)
     tokenizer, ids = add_placeholders(pipe.tokenizer, ["teddy*"])
     row = torch.nn.Parameter(word_embedding(pipe.tokenizer, pipe.text_encoder, "teddy"))
-    e, found = encode(tokenizer, pipe.text_encoder, ["a teddy* on", "in snow"], {ids["teddy*"]: row})
+    e, tokens = encode(tokenizer, pipe.text_encoder, ["a teddy* on", "in snow"], {ids["teddy*"]: row})
     e[1].sum().backward(retain_graph=True)
     assert (row.grad == 0).all()  # no trigger there
-    e[0][found[0] == ids["teddy*"]].square().sum().backward()
+    e[0][tokens[0] == ids["teddy*"]].square().sum().backward()
     assert row.grad.abs().sum() > 0
     assert all(p.grad is None for p in pipe.text_encoder.parameters())
 

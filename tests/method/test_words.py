@@ -86,21 +86,21 @@ def test_placeholders_anywhere(clip, trigger, prompt, count):
 def test_several_concepts_adjacent_too(clip, prompt):
     triggers = ["teddy*", "teapot*", "cat*"]
     tokenizer, ids = add_placeholders(clip, triggers)
-    found = tokenize(tokenizer, [prompt])
+    tokens = tokenize(tokenizer, [prompt])
     for trigger in triggers:
-        assert (found == ids[trigger]).sum() == prompt.count(trigger)
+        assert (tokens == ids[trigger]).sum() == prompt.count(trigger)
         assert (ids[trigger] in held_tokens(tokenizer, [prompt])[0]) == (trigger in prompt)
     words = {"teddy*": "bear", "teapot*": "kettle", "cat*": "lion"}
     twin = tokenize(clip, twin_prompts([prompt], words))
     for trigger, word in words.items():
-        assert torch.equal(found == ids[trigger], twin == single_token(clip, word))
+        assert torch.equal(tokens == ids[trigger], twin == single_token(clip, word))
 
 
 def test_the_77th_token(clip):
     tokenizer, ids = add_placeholders(clip, ["teddy*"])
     long = "a " * 75 + "teddy*"
     with pytest.warns(UserWarning, match="has 78 tokens, the text encoder takes 77"):
-        found = tokenize(tokenizer, [long])
-    assert found.shape == (1, 77) and found[0, -1] == clip.eos_token_id
+        tokens = tokenize(tokenizer, [long])
+    assert tokens.shape == (1, 77) and tokens[0, -1] == clip.eos_token_id
     assert ids["teddy*"] not in held_tokens(tokenizer, [long])[0]  # what is cut off is not edited either
     assert ids["teddy*"] in held_tokens(tokenizer, ["a " * 74 + "teddy*"])[0]

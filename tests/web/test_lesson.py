@@ -35,14 +35,14 @@ def test_uploads_are_checked_and_their_names_become_no_paths(tmp_path):
 def test_a_mended_mask_stays_when_the_word_changes(tmp_path, cfg):
     lesson = Lesson(tmp_path / "lesson", uploads(tmp_path))
     lesson.find_masks("teddy", cfg.model.segmenter)
-    found = [np.asarray(lesson.picture_and_mask(n)[1]) for n in (0, 1)]
+    masks = [np.asarray(lesson.picture_and_mask(n)[1]) for n in (0, 1)]
     painted = Image.new("RGBA", (128, 128), (0, 0, 0, 0))
     painted.paste((255, 0, 200, VEIL), (64, 0, 128, 128))
     lesson.mend(0, mask_of({"layers": [painted]}))
     lesson.find_masks("cat", cfg.model.segmenter)
     mended, other = (np.asarray(lesson.picture_and_mask(n)[1]) for n in (0, 1))
-    assert mended[:, :24].max() == 0 and mended[:, 40:].min() == 255 and not np.array_equal(mended, found[0])
-    assert other.shape == found[1].shape and len(lesson.overlays()) == 2
+    assert mended[:, :24].max() == 0 and mended[:, 40:].min() == 255 and not np.array_equal(mended, masks[0])
+    assert other.shape == masks[1].shape and len(lesson.overlays()) == 2
     with pytest.raises(UserError, match="empty"):
         lesson.mend(0, Image.new("L", (64, 64)))
 

@@ -42,8 +42,8 @@ def test_pictures_are_those_of_the_pipeline_whatever_was_kept(studio, alike, fil
     both = replace(WISH, prompt="a teddy* and a cat*", knobs=(*WISH.knobs, Knob("cat*", 0.8, 0.2)))
     other = replace(WISH, knobs=(Knob("teddy*", 1.0, 0.1),))
     for wish in (WISH, other, replace(WISH, seed=4), both, replace(WISH, lock="global"), WISH):
-        found, wanted = (np.asarray(p, int) for p in (studio.picture(wish), by_hand(alike, files, wish)))
-        assert abs(found - wanted).max() <= 1, wish  # memory formats differ
+        drawn, wanted = (np.asarray(p, int) for p in (studio.picture(wish), by_hand(alike, files, wish)))
+        assert abs(drawn - wanted).max() <= 1, wish  # memory formats differ
     assert not same(studio.picture(WISH), studio.picture(other))
     coarse = studio.picture(WISH, coarse=True)
     assert same(coarse, studio.picture(replace(WISH, steps=COARSE))) and not same(coarse, studio.picture(WISH))
@@ -115,10 +115,10 @@ def test_two_people_at_once_get_their_own_concepts(studio):
     ]
     alone = [studio.picture(w) for w in wishes]
     studio._pictures.clear()
-    found = {}
-    threads = [threading.Thread(target=lambda w=w: found.setdefault(w, studio.picture(w))) for w in wishes]
+    drawn = {}
+    threads = [threading.Thread(target=lambda w=w: drawn.setdefault(w, studio.picture(w))) for w in wishes]
     [t.start() for t in threads], [t.join() for t in threads]
-    assert all(same(found[w], picture) for w, picture in zip(wishes, alone))
+    assert all(same(drawn[w], picture) for w, picture in zip(wishes, alone))
 
 
 def test_wishes_that_cannot_be_drawn_are_refused(studio):
