@@ -115,7 +115,9 @@ class UNetPretraining(Pretraining):
         # The mask is the main object's alone: pictures of more than that count in full everywhere.
         self.more = np.array([bool(fact.second or fact.accessory) for fact in scenes.facts])
         self.words = words
-        self.text_encoder = text_encoder.requires_grad_(False).eval()
+        text_encoder.requires_grad_(False).eval().to(DEVICE)
+        # Not a submodule: a checkpoint of another edition's words would bring its own text encoder back.
+        self.encode = lambda ids: text_encoder(ids).last_hidden_state
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
@@ -147,8 +149,11 @@ class UNetPretraining(Pretraining):
         x = self.take(self.latents, rows).float()
         dropped = torch.rand(len(rows)) < self.cfg.drop_caption
         ids = torch.where(dropped[:, None], self.empty, self.ids[rows])
-        encodings = self.text_encoder(self.here(ids)).last_hidden_state
-        steps, strata = self.scheduler.config.num_train_timesteps, torch.arange(len(x), device=self.device)
+        encodings = self.encode(self.here(ids))
+        steps, strata = (
+            self.scheduler.config.num_train_timesteps,
+            torch.randperm(len(x)).to(self.device),
+        )  # rows are sorted
         # One timestep from each of B equal strata: the same expectation as independent ones with less variance.
         t = ((strata + torch.rand(len(x), device=self.device)) / len(x) * steps).long().clamp(max=steps - 1)
         noise = torch.randn_like(x)
