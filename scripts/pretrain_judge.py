@@ -71,9 +71,9 @@ class JudgePretraining(Pretraining):
         """Every second step is of cfg.kin classes only: the drawings of one class must be told apart, not only classes."""
         if rng.random() < 0.5:
             return super().rows(rng)
-        each = self.cfg.batch // self.cfg.kin
-        kin = rng.choice(len(self.of_class), self.cfg.kin, replace=False)
-        return np.concatenate([rng.choice(self.of_class[number], each) for number in kin])
+        classes = min(self.cfg.kin, self.cfg.batch // 2, len(self.of_class))
+        kin = rng.choice(len(self.of_class), classes, replace=False)
+        return np.concatenate([rng.choice(self.of_class[number], self.cfg.batch // classes) for number in kin])
 
     def alike(self, images: torch.Tensor, drawing: torch.Tensor) -> torch.Tensor:
         """Pictures of one drawing nearer than others (supervised contrast; Khosla et al. 2020): captions alone tell places, not hands.
@@ -88,9 +88,8 @@ class JudgePretraining(Pretraining):
 
     def loss(self, rows):
         x = pixels(self.take(self.scenes.images, rows))
-        x = x + 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device) * torch.randn_like(
-            x
-        )  # drawn pictures are not clean
+        grain = 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device)  # drawn pictures are not clean
+        x = x + grain * torch.randn_like(x)
         images, texts, scale = self.model(x, self.ids[rows].to(self.device))
         right = (images @ texts.T).argmax(1) == torch.arange(len(rows), device=self.device)
         contrast = self.contrast(images.float(), texts.float(), scale.float())

@@ -19,7 +19,7 @@ from perfusion.emojiland.scenes import Facts
 
 def targets(facts: list[Facts]) -> dict[str, torch.Tensor]:
     """Labels by head: multi-hot for `object` and `drawing`, an index otherwise, -100 where a colour is not named."""
-    found: dict[str, torch.Tensor] = {}
+    by_head: dict[str, torch.Tensor] = {}
     for head, labels in HEADS.items():
         index = {label: i for i, label in enumerate(labels)}
         if head in SEVERAL:
@@ -28,10 +28,10 @@ def targets(facts: list[Facts]) -> dict[str, torch.Tensor]:
                 shown = [(f.object, f.artist)] + ([(f.second, f.second_artist)] if f.second else [])
                 for name, artist in shown:
                     hot[row, index[name if head == "object" else (name, artist)]] = 1
-            found[head] = hot
+            by_head[head] = hot
         else:
-            found[head] = torch.tensor([index.get(getattr(f, head), -100) for f in facts])
-    return found
+            by_head[head] = torch.tensor([index.get(getattr(f, head), -100) for f in facts])
+    return by_head
 
 
 class ReaderPretraining(Pretraining):
@@ -41,9 +41,8 @@ class ReaderPretraining(Pretraining):
 
     def loss(self, rows):
         x = pixels(self.take(self.scenes.images, rows))
-        x = x + 0.06 * torch.randn(len(x), 1, 1, 1, device=x.device) * torch.randn_like(
-            x
-        )  # drawn pictures are not clean
+        grain = 0.06 * torch.randn(len(x), 1, 1, 1, device=x.device)  # drawn pictures are not clean
+        x = x + grain * torch.randn_like(x)
         losses = {}
         for head, logits in self.model(x).items():
             target, logits = self.targets[head][rows].to(self.device), logits.float()

@@ -18,6 +18,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import DEVICE, Pretraining, fit, pixels
+from perfusion.method.attention import Recorder
+from perfusion.method.layers import cross_attentions
 from perfusion.method.text import single_token
 
 
@@ -73,17 +75,11 @@ class Looks:
 
     def __init__(self, unet: UNet2DConditionModel):
         self.maps: list[torch.Tensor] = []
-        unet.set_attn_processor(AttnProcessor())  # the one that asks the layer for its probabilities
-        for name, layer in unet.named_modules():
-            if name.endswith("attn2"):
-                layer.get_attention_scores = self._kept(layer.get_attention_scores)
+        for layer in cross_attentions(unet).values():
+            layer.set_processor(Recorder(self))
 
-    def _kept(self, scores):
-        def kept(*given):
-            self.maps.append(scores(*given))
-            return self.maps[-1]
-
-        return kept
+    def add(self, probabilities: torch.Tensor, heads: int) -> None:
+        self.maps.append(probabilities)
 
     def outside(self, words: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         """Share of the attention to the tokens at `words` [B] that falls outside `masks` [B, H, W]: one number a picture [B].
@@ -168,11 +164,8 @@ class UNetPretraining(Pretraining):
             asked = self.here(~dropped).float()
             masks = self.take(self.masks, rows).float() / 255
             outside = (asked * self.looks.outside(self.here(self.words[rows]), masks)).sum() / asked.sum().clamp(min=1)
-            losses = {
-                "loss": losses["loss"] + self.cfg.local * outside,
-                "error": losses["error"],
-                "outside": outside.detach(),
-            }
+            losses["loss"] = losses["loss"] + self.cfg.local * outside
+            losses["outside"] = outside.detach()
         return losses
 
     def share(self, rows, side: int) -> torch.Tensor:

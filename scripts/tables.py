@@ -248,6 +248,31 @@ def recipes() -> str:
     return table("recipe | steps | error of the velocity on 256 unseen scenes", rows)
 
 
+def reliability() -> str:
+    """What scripts/campaign tried, how often, and what went wrong."""
+    of = {name: part["figures"] for name, part in load("reliability")["commands"].items()}
+    kills, resumes, fuzz, inputs, soak, places = (
+        of[name] for name in ("kills", "resumes", "fuzz", "inputs", "soak", "places")
+    )
+    rows = [
+        ("`kill -9` of a command, then the same command again",
+         f"{kills['kills']:,} kills, {kills['kills_at_file_changes']:,} of them just before a file changes",
+         f"{kills['results_lost']} results lost"),
+        ("a training killed at a random step and resumed", f"{resumes['resumes']:,}", f"{resumes['resume_mismatches']} differ in a bit"),
+        ("a damaged file is read", f"{fuzz['fuzzed_files']:,} files",
+         f"{fuzz['silent_loads']} loaded wrong, {fuzz['tracebacks']} tracebacks, {fuzz['over_memory']} over twice the file's memory"),
+        ("a value is given to a key", f"{inputs['bad_inputs']:,} checked, {inputs['runs']:,} of those that fit run",
+         f"{inputs['tracebacks']} tracebacks"),
+        (f"concepts are loaded, drawn with, by up to {soak['soak_threads']} threads at once, unloaded",
+         f"{soak['soak_loads']:,} times, {soak['soak_pictures']:,} pictures, {soak['soak_pipelines']} pipelines",
+         f"{soak['soak_wrong_pictures']} wrong pictures, memory {soak['soak_memory_growth']:+.1%} after the first tenth"),
+        *((what, f"{places['places_rounds']} {'round' if places['places_rounds'] == 1 else 'rounds'} of every command", f"{places[key]} problems") for what, key in (
+            ("a disk fills up", "places_full_disk"), ("a folder is read-only", "places_read_only"),
+            ("the clock goes back", "places_clock_back"), ("two runs write to one folder", "places_two_runs"))),
+    ]  # fmt: skip
+    return table("what happens | how often | what went wrong", rows)
+
+
 def unet_cost() -> str:
     shapes = load("unet_cost")["shapes"].items()
     rows = [(name, f"{s['parameters'] / 1e6:.1f} M", f"{s['ms_per_image']:.0f}") for name, s in shapes]
@@ -256,6 +281,7 @@ def unet_cost() -> str:
 
 TABLES = {f.__name__: f for f in (
     measured, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, recipes, models, unet_cost,
+    reliability,
 )}  # fmt: skip
 
 

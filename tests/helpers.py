@@ -1,6 +1,9 @@
 """Tiny random models in the class layout of the real ones (SD 1.5, SD 2.1, SDXL, PixArt-Sigma), drawn with and trained."""
 
+import copy
 import functools
+import io
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from perfusion.learning.module import PerfusionModule
 from perfusion.method.edit import inverse_metric
 from perfusion.method.layers import cross_attentions
+from perfusion.method.pipeline import load_concepts
 
 
 def text_encoder(tokenizer, width: int, kind=CLIPTextModel, **more):
@@ -231,3 +235,34 @@ def draw(pipe, prompt="a teddy* on a beach", **kwargs):
 
 def differ(a, b):
     return np.isfinite(a).all() and not np.allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def twin_of(pipe, handle, way):
+    """A copy of a pipeline with concepts loaded: by deepcopy, by pickle, or with its handle's pickle."""
+    if way == "deepcopy":
+        return copy.deepcopy(pipe)
+    return pickle.loads(pickle.dumps(pipe)) if way == "pickle" else pickle.loads(pickle.dumps(handle)).pipe
+
+
+def saved_by_torch(model):
+    """A model as torch.save writes it and torch.load reads it."""
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)  # what was written here just now
+
+
+def check_model_cpu_offload(pipe, concept, offload_first, draw):
+    """Its hooks, with the CPU for an accelerator: they run at every call, and nothing moves. `draw` draws with a pipeline."""
+    base = draw(pipe)
+    handle = load_concepts(pipe, {"teddy*": concept})
+    expected = draw(pipe)
+    if offload_first:
+        handle.unload()
+        pipe.enable_model_cpu_offload(device="cpu")
+        handle = load_concepts(pipe, {"teddy*": concept})
+    else:
+        pipe.enable_model_cpu_offload(device="cpu")
+    assert np.array_equal(draw(pipe), expected)
+    handle.unload()
+    assert np.array_equal(draw(pipe), base)

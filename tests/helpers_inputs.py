@@ -157,7 +157,13 @@ def bad_inputs(count: int = 300, seed: int = 0, accepted: Callable[[str, str, ob
 BESIDE = {  # what each command is given beside the value: with it, it would end well, and soon
     "train": ["selection.prompts=['a {}']", "selection.start=0", "model.steps=1"],  # and helpers_emojiland.QUICK
     "generate": ["prompts=['a teddy']", "model.steps=1", "images=1"],
-    "evaluate": ["concept_file=teddy.safetensors"],
+    "evaluate": [
+        "concept_file=teddy.safetensors",
+        "model.steps=1",
+        "evaluation.seeds=1",
+        "evaluation.beta=0.6",
+        "evaluation.drift=false",
+    ],
     "covariance": ["count=300", "output=C.safetensors"],
     "import": ["file=teddy.ckpt", "super_category=teddy"],
     "collect": ["experiment=key_locking"],

@@ -57,7 +57,7 @@ def served(command: list[str], folder: Path, assets: Path, port: int, **more: st
         process = subprocess.Popen([sys.executable, *command], cwd=folder, env=env, stdout=log, stderr=log)
         try:
             address = f"http://127.0.0.1:{port}"
-            for _ in range(600):
+            for _ in range(3000):  # a busy machine
                 if process.poll() is not None:
                     pytest.fail((folder / "server.log").read_text())
                 try:
@@ -67,6 +67,8 @@ def served(command: list[str], folder: Path, assets: Path, port: int, **more: st
                     break
                 except OSError:
                     time.sleep(0.3)
+            else:
+                pytest.fail("the page did not start: " + (folder / "server.log").read_text())
             yield address
         finally:
             process.terminate()
@@ -80,12 +82,12 @@ def browser_page(width: int = 1280, height: int = 1000, dark: bool = False):
     if not CHROMIUM:
         pytest.skip("no chromium is installed (apt-get install chromium)")
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=180_000)
         try:
             page = browser.new_page(
                 viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
             )
-            page.set_default_timeout(90_000)  # a busy machine
+            page.set_default_timeout(300_000)  # a busy machine
             yield page
         finally:
             browser.close()

@@ -132,6 +132,9 @@ def test_every_key_of_the_files_has_a_type_and_back():
     ("train", "evaluation.beta=[]", "evaluation.beta=[] does not work; a list of at least one number"),
     ("train", "evaluation.tau=[0]", "null or positive number"),
     ("evaluate", "evaluation.lock=[open]", "evaluation.lock=[open] does not work"),
+    ("evaluate", "method.strength=100.0", "method.strength=[100.0] do not go together: all are null for Perfusion"),
+    ("train", "method.strength=[1]", "whose strength is evaluation.beta"),
+    ("train", "evaluation.strength=1", "evaluation.strength=[1] does not go with method=perfusion; null is allowed"),
     ("evaluate", "evaluation.seeds=0", "evaluation.seeds=0 does not work"),
     ("evaluate", "concept_file=5", "concept_file=5 does not work"),
     ("covariance", "count=null", "count=null needs captions=FILE or hf:DATASET"),
@@ -190,6 +193,36 @@ def test_a_group_is_chosen_by_name(override, capsys):
     assert f"{override} names no choice of" in capsys.readouterr().err
     assert apps._of_group("logger=null") == apps._of_group("logger=False") == "logger=none"
     assert apps._of_group("model=sd15") == "model=sd15" and apps._of_group("seed=5") == "seed=5"
+
+
+@pytest.mark.parametrize("command, override, words", [
+    ("generate", "prompts={a: b}", "prompts={a: b} does not work; a prompt or a list of prompts"),
+    ("train", "++selection.prompts={a: b}", "selection.prompts={a: b} does not work; a list of prompts"),
+    ("train", "max_stepz=3", "max_stepz is no key of perfusion train (did you mean max_steps?); allowed are: model"),
+    ("train", "selection.evry=3", "selection.evry is no key of perfusion train (did you mean every?); allowed are: every"),
+    ("train", "trainer.max_time=00:01:00", "add it with a plus sign, as in +trainer.max_time=00:01:00"),
+    ("train", "hydra.nothing=3", "Could not override 'hydra.nothing'"),
+    ("train", "concept.name=$y_{a*", "concept.name=$y_{a* cannot be read as KEY=VALUE (mismatched input"),
+    ("train", "seed", "seed cannot be read as KEY=VALUE (missing EQUAL"),
+])  # fmt: skip
+def test_what_hydra_does_not_take_is_one_sentence(command, override, words, capsys):
+    with pytest.raises(SystemExit):
+        apps._check(command, [override])
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1, said
+
+
+def test_a_concept_yaml_beside_ones_own_pictures_is_read(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    own = lambda *more: concept_of(
+        check("train", configured("train", "concept=custom", f"concept.images={tmp_path}", *more))
+    )
+    with pytest.raises(UserError, match="concept.super_category is not given, and .* has no concept.yaml that says it"):
+        own()
+    assert own("concept.super_category=cat").name == "cat*"
+    (tmp_path / "concept.yaml").write_text("super_category: teddy\n")
+    assert own().name == "teddy*" and own("concept.name=sks").super_category == "teddy"
+    assert own("concept.super_category=cat").name == "cat*"  # what is given counts
 
 
 @pytest.mark.parametrize("content, words", [

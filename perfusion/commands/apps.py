@@ -12,7 +12,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from perfusion.atomic import alone, write_text
 from perfusion.commands import terminal
 from perfusion.commands.cli import APPS, refuse
-from perfusion.config import CONF, check
+from perfusion.config import CONF, check, not_taken
 from perfusion.errors import Stopped, UserError, reader_left, told
 from perfusion.experiments import sweep  # registers the resolver of job folders, here and in other processes
 from perfusion.experiments.launchers import missing_extra, register
@@ -42,7 +42,7 @@ def start(app: str, overrides: list[str]) -> None:
     try:
         hydra.main(str(CONF), app, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
-        refuse(" ".join(str(error).split()))
+        refuse(_sentence(app, error))
     except Stopped as stop:
         sys.exit(stop.code)
     except KeyboardInterrupt:
@@ -118,7 +118,22 @@ def _check(app: str, overrides: list[str]) -> None:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             _checked(app, hydra.compose(app, overrides))
     except (HydraException, OmegaConfBaseException, UserError) as error:
-        refuse(" ".join(str(error).split()))
+        refuse(_sentence(app, error))
+
+
+def _sentence(app: str, error: Exception) -> str:
+    """Hydra's own errors name no allowed value, and give its grammar for a way out."""
+    said = " ".join(str(error).split())
+    if isinstance(error, OverrideParseException):
+        reason = said.partition(" See ")[0].removeprefix(f"Error parsing override '{error.override}' ")
+        return (
+            f"{error.override} cannot be read as KEY=VALUE ({reason}); a text that holds any of "
+            "{}[]()=:,$ is quoted twice, as in 'prompts=\"a {b}: c\"'."
+        )
+    key = re.fullmatch(
+        r"Error merging override \+*(.*)|Could not override '.*'. To append to your config use \+(.*)", said
+    )
+    return (key and not_taken(app, key[1] or key[2], bool(key[1]))) or said
 
 
 def _checked(app: str, cfg: DictConfig) -> DictConfig:

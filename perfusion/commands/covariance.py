@@ -22,7 +22,9 @@ def measure(cfg: DictConfig) -> Covariance:
     output = Path(cfg.output)
     check_place("output", output)
     check_model(cfg.model, ("path",))
+    state = Path(f"{output}.state")
     if output.exists():
+        state.unlink(missing_ok=True)  # left by a kill between the two
         raise UserError(f"output={output} exists already; give another name, or delete it to measure it again.")
     if cfg.captions:
         texts = Captions(cfg.captions, cfg.count, cfg.column)
@@ -38,10 +40,10 @@ def measure(cfg: DictConfig) -> Covariance:
             text_encoder_of(pipe).to(device),
             cfg.tokens,
             cfg.batch_size,
-            state=f"{output}.state",
+            state=state,
             save_every=cfg.save_every,
+            output=output,
         )
-        covariance.save(output)
     print(f"covariance: {output}, {covariance.count} tokens, condition number {covariance.condition:.3g}")
     print(f"to train with it: covariance.file={output}")
     return covariance

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.config.checked import check, read_beside
+from perfusion.config.checked import check, not_taken, read_beside
 from perfusion.errors import UserError
 
-__all__ = ["ASSETS", "CONF", "INSTALLED", "PACKAGE", "ROOT", "check", "concept_of", "home", "preset", "trainer_for"]
+__all__ = [
+    "ASSETS", "CONF", "INSTALLED", "PACKAGE", "ROOT", "check", "concept_of", "home", "not_taken", "preset", "trainer_for",
+]  # fmt: skip
 
 PACKAGE = Path(__file__).parents[1]
 INSTALLED = (PACKAGE / "conf").is_dir()  # a wheel holds conf/ and data/ within the package

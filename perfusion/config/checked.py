@@ -20,7 +20,6 @@ from perfusion.errors import UserError
 
 GIVE = {  # what to write for a key that has no default
     "concept.images": "say what to learn, as in concept=custom concept.images=photos/ concept.super_category=teddy",
-    "concept.super_category": "say what kind of thing it is, as in concept.super_category=teddy",
     "prompts": "say what to draw, as in prompts='[\"a teddy* on a beach\"]'",
     "concept_file": "name a trained concept, as in concept_file=teddy.safetensors",
     "file": "as in perfusion import file=teddy.ckpt super_category=teddy",
@@ -62,6 +61,22 @@ def check(command: str, cfg: DictConfig) -> DictConfig:
     for path, value in _changed(plain, valid.model_dump(exclude_unset=True)):
         OmegaConf.update(right, path, value, merge=False, force_add=True)
     return right
+
+
+def not_taken(command: str, override: str, key_is_there: bool) -> str | None:
+    """The sentence for an override, KEY=VALUE, that Hydra did not put into the configuration: because of the value where
+    the key is there, else because of the key. None for what is not the command's, as hydra's own.
+    """
+    key, _, value = override.partition("=")
+    keys, info = _field(COMMANDS[command], key.split("."))
+    if key_is_there:
+        return f"{key}={shown(value)} does not work; {_words(info)} is allowed." if ".".join(keys) == key else None
+    group, unknown = _group(info.annotation) if keys else COMMANDS[command], ".".join(keys) != key
+    if key.split(".")[0] == "hydra" or (unknown and not group):
+        return None
+    if unknown and group.model_config["extra"] != "allow":
+        return _unknown(command, key, group)
+    return f"{key} is in none of the configuration files that are chosen; add it with a plus sign, as in +{override}."
 
 
 def read_beside(path: Path) -> dict:
@@ -123,9 +138,7 @@ def _sentence(command: str | None, schema: type[BaseModel], plain: dict, error: 
     if isinstance(reason, UserError):
         return str(reason)
     if error["type"] == "extra_forbidden":
-        key, known = ".".join(map(str, error["loc"])), list((_group(info.annotation) if info else schema).model_fields)
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        return f"{key} is no key of perfusion {command}{f' (did you mean {near[0]}?)' if near else ''}; allowed are: {', '.join(known)}."
+        return _unknown(command, ".".join(map(str, error["loc"])), _group(info.annotation) if info else schema)
     allowed = _words(info)
     if error["type"] == "missing":
         return f"{key} is not given; {allowed} is allowed."
@@ -138,6 +151,12 @@ def _sentence(command: str | None, schema: type[BaseModel], plain: dict, error: 
             f"; a text that looks like a number or true is quoted twice: '{quoted}'"
         )  # fmt: skip
     return f"{key}={shown(value)} does not work{f' ({reason})' if reason else ''}; {allowed} is allowed{quote}."
+
+
+def _unknown(command: str, key: str, group: type[BaseModel]) -> str:
+    known = list(group.model_fields)
+    near = difflib.get_close_matches(key.split(".")[-1], known, n=1)
+    return f"{key} is no key of perfusion {command}{f' (did you mean {near[0]}?)' if near else ''}; allowed are: {', '.join(known)}."
 
 
 def _field(schema: type[BaseModel], loc) -> tuple[list[str], FieldInfo | None]:

@@ -110,6 +110,17 @@ class Method(Group):
     identifier: Word | None = None
     initializer: Word | None = None
 
+    @model_validator(mode="after")
+    def of_one_kind(self):
+        parts = {name: getattr(self, name) for name in ("module", "learned", "strength")}
+        if len({value is None for value in parts.values()}) > 1:
+            said = ", ".join(f"method.{name}={'null' if value is None else value}" for name, value in parts.items())
+            raise UserError(
+                f"{said} do not go together: all are null for Perfusion, whose strength is evaluation.beta, and none of them "
+                "for a baseline; choose one by its name, as in method=perfusion or method=dreambooth_lora."
+            )
+        return self
+
 
 class Selection(Group):
     every: whole(1) | None

@@ -28,6 +28,17 @@ from perfusion.config.kinds import (
 from perfusion.errors import UserError
 
 
+def along_its_strength(self):
+    """An evaluation's operating points are of the method's kind."""
+    if (self.evaluation.strength is None) != (self.method.strength is None):
+        given = "null" if self.evaluation.strength is None else self.evaluation.strength
+        raise UserError(
+            f"evaluation.strength={given} does not go with method={self.method.name}; "
+            + ("null is allowed, give evaluation.beta." if self.method.strength is None else "give a list of numbers.")
+        )
+    return self
+
+
 class Train(Group):
     model: Model
     concept: Concept
@@ -54,6 +65,8 @@ class Train(Group):
     concept_file: Path | None
     selection: Selection
     name: Text | None = None
+
+    points = model_validator(mode="after")(along_its_strength)
 
     @model_validator(mode="after")
     def together(self):
@@ -93,6 +106,8 @@ class Evaluate(Group):
     evaluation: Evaluation
     logger: Loggers
     concept_file: Path
+
+    points = model_validator(mode="after")(along_its_strength)
 
 
 class Comparison(Group):

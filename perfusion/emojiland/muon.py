@@ -58,7 +58,7 @@ class MuonAdamW(torch.optim.AdamW):
 
 
 def optimizer_of(module: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """ "adamw" or "muon" over all that is trained. With Muon, what is no matrix, or the first or last layer, is AdamW's."""
+    """One optimiser, "adamw" or "muon", over all that is trained. With Muon, what is no matrix, or the first or last layer, is AdamW's."""
     how = {"lr": lr, "weight_decay": weight_decay, "betas": (0.9, 0.99)}
     named = [(key, p) for key, p in module.named_parameters() if p.requires_grad]
     if name == "adamw":

@@ -133,9 +133,8 @@ def _dressed(
         )
     worn = _sized(worn, min(0.62 * body.width, 22))
     depth = round(0.14 * body.height) + 1
-    top = np.asarray(body.getchannel("A"), np.float64)[:depth].sum(
-        0
-    )  # where the drawing's top is: a guitar's is at its neck
+    # Where the drawing's top is: a guitar's is at its neck.
+    top = np.asarray(body.getchannel("A"), np.float64)[:depth].sum(0)
     middle = (top * np.arange(body.width)).sum() / max(top.sum(), 1) + 0.5
     left = np.clip(x + middle - worn.width / 2, 0, SIDE - worn.width)
     return worn, int(left), max(0, y - worn.height + depth)

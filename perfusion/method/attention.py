@@ -50,10 +50,13 @@ class AttentionMaps:
         return None if self.total is None else self.total / self.calls
 
 
-class _Recorder(AttnProcessor):
-    """The plain processor, with its probabilities read on the way: what it computes stays the same."""
+class Recorder(AttnProcessor):
+    """The plain processor, with its probabilities read on the way: what it computes stays the same.
 
-    def __init__(self, maps: AttentionMaps):
+    maps: AttentionMaps, or another that has its `add`.
+    """
+
+    def __init__(self, maps):
         self.maps = maps
 
     def __call__(self, attn, *args, **kwargs):
@@ -80,7 +83,7 @@ def attention_maps(denoiser, side: int):
     layers, maps = cross_attentions(denoiser).values(), AttentionMaps(side)
     before = [layer.processor for layer in layers]
     for layer in layers:
-        layer.set_processor(_Recorder(maps))
+        layer.set_processor(Recorder(maps))
     hook = plain(denoiser).register_forward_pre_hook(maps.seen, with_kwargs=True)
     try:
         yield maps

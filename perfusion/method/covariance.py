@@ -169,6 +169,7 @@ def second_moment(
     progress: bool = True,
     state: str | os.PathLike | None = None,
     save_every: int = 16,
+    output: str | os.PathLike | None = None,
 ) -> Covariance:
     """C = mean of e e^T over the captions' tokens, in float64, one batch at a time; the captions may be a stream.
 
@@ -176,7 +177,7 @@ def second_moment(
     is computed once (the captions are read twice then, so a list or a file and not a generator). shipped: a folder of
     such results that is only read. state: a file that holds the running sum, written every `save_every` batches and
     removed at the end; a later call with the same captions goes on from it, to the same last bit. By default beside the
-    cache.
+    cache. output: a file that the result is written to, before the state goes.
 
     Raises UserError for an unknown `tokens`, no captions, or a state of other captions.
     """
@@ -194,6 +195,7 @@ def second_moment(
         for folder in (shipped, cache_dir):
             if folder and (Path(folder) / path.name).is_file():
                 measured = Covariance.load(Path(folder) / path.name)
+                path.with_suffix(".state").unlink(missing_ok=True)  # left by a kill between the two
                 return Covariance(measured.C, measured.count, hash, encoder)
         state = state or path.with_suffix(".state")
 
@@ -239,10 +241,11 @@ def second_moment(
     if not count:
         raise UserError("captions is empty; at least one caption is needed, and about 100,000 for a good C.")
     measured = Covariance((C / count).cpu(), count, digest.hexdigest()[:32], encoder)
-    if path:
-        measured.save(path)
+    for place in (path, output):
+        if place:
+            measured.save(place)
     if state:
-        Path(state).unlink()
+        Path(state).unlink(missing_ok=True)  # another run that measures the same may have been faster
     return measured
 
 

@@ -88,7 +88,8 @@ def at_word(ids: Tensor, word: list[int]) -> Tensor:
 
 def near_words(tokenizer, text: str, most: int = 5) -> list[str]:
     """The single-token words nearest to `text` in spelling: the word itself first, else those that a phrase holds."""
-    words = [token[:-4] for token in tokenizer.get_vocab() if token.endswith("</w>") and token[:-4].isalpha()]
+    marked = [token for token in tokenizer.get_vocab() if token.startswith("▁") or token.endswith("</w>")]
+    words = [word for t in marked if (word := t.removeprefix("▁").removesuffix("</w>")).isalpha()]
     near = [part for part in reversed(text.lower().split()) if part in words]
     return near + [w for w in difflib.get_close_matches(text.lower(), words, n=most, cutoff=0.4) if w not in near]
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from perfusion.web.api import offer
 from perfusion.web.compare import Compare
+from perfusion.web.kindly import DISMISS
 from perfusion.web.library import Library
 from perfusion.web.play import Play
 from perfusion.web.studio import Studio
@@ -42,10 +43,11 @@ def build(cfg: DictConfig, concepts: Path | None = None, device: str | None = No
             with gr.Tab("Teach", id="teach"):
                 teach = Teach(studio, cfg, HOME / "lessons")
             with gr.Tab("Compare", id="compare"):
-                Compare()
+                compare = Compare()
         play.on_load(page)
+        compare.on_load(page)
         into_play = lambda word: (play.refresh([word]), f"a {word} on a beach") if word else (gr.skip(), gr.skip())
-        teach.done.then(into_play, teach.learned, [play.chosen, play.prompt], queue=False, api_visibility="private")
+        teach.done.success(into_play, teach.learned, [play.chosen, play.prompt], queue=False, api_visibility="private")
         offer(studio, cfg, HOME / "lessons")
     page.queue(max_size=WAITING, default_concurrency_limit=1)
     return page
@@ -54,6 +56,6 @@ def build(cfg: DictConfig, concepts: Path | None = None, device: str | None = No
 def serve(page: gr.Blocks, host: str | None, port: int | None, auth: tuple[str, str] | None = None, **more):
     """Gradio's launch, with nothing shared, nothing fetched from elsewhere, and no files but uploads served."""
     return page.launch(
-        server_name=host, server_port=port, auth=auth, share=False, ssr_mode=False, theme=theme(), css=CSS, allowed_paths=[],
+        server_name=host, server_port=port, auth=auth, share=False, ssr_mode=False, theme=theme(), css=CSS, js=DISMISS, allowed_paths=[],
         max_file_size=UPLOAD, footer_links=["api", "settings"], enable_monitoring=False, pwa=False, mcp_server=False, **more,
     )  # fmt: skip

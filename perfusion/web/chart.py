@@ -10,7 +10,8 @@ from PIL import Image
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind eyes, too
 W, H, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 52, 12, 26, 40
-CARD = 150  # pixels of a point's picture
+CARD = 170  # of a point's picture
+LINE = 18  # of the names below, and of what is said of a point
 
 
 @dataclass
@@ -41,11 +42,13 @@ def chart(series: list[Series], x: str, y: str, dots: bool = True) -> str:
         LEFT + (p.x - x0) / (x1 - x0) * (W - LEFT - RIGHT),
         H - BOTTOM - (p.y - y0) / (y1 - y0) * (H - TOP - BOTTOM),
     )
-    parts = [f'<svg class="chart" viewBox="0 0 {W} {H}" role="group" aria-label="{html.escape(f"{y} against {x}")}">']
+    height = H + LINE * len(series)
+    said = html.escape(f"{y} against {x}")
+    parts = [f'<svg class="chart" viewBox="0 0 {W} {height}" role="group" aria-label="{said}">']
     line = lambda path: f'<path d="{path}" stroke="currentColor" opacity=".12"/>'
     for value in _ticks(x0, x1):
         px, _ = at(Point(value, y0, ""))
-        parts += [line(f"M{px:.0f} {TOP}V{H - BOTTOM}"), _text(px, H - BOTTOM + 14, f"{value:g}", "middle")]
+        parts += [line(f"M{px:.0f} {TOP}V{H - BOTTOM}"), _text(px, H - BOTTOM + 16, f"{value:g}", "middle")]
     for value in _ticks(y0, y1):
         _, py = at(Point(x0, value, ""))
         parts += [line(f"M{LEFT} {py:.0f}H{W - RIGHT}"), _text(LEFT - 6, py + 4, f"{value:g}", "end")]
@@ -55,37 +58,29 @@ def chart(series: list[Series], x: str, y: str, dots: bool = True) -> str:
         color = COLORS[i % len(COLORS)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in map(at, s.points))
         parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="1.6" opacity=".8"/>')
-        parts.append(
-            f'<text x="{W - RIGHT}" y="{TOP + 14 * i + 12}" text-anchor="end" fill="{color}">{html.escape(s.name)}</text>'
-        )
+        y_name = H + LINE * i + 10  # below: the best points lie in the upper right
+        parts.append(f'<path d="M{LEFT} {y_name - 4}h24" stroke="{color}" stroke-width="3"/>')
+        parts.append(_text(LEFT + 32, y_name, s.name))
         above += [_dot(p, *at(p), color) for p in s.points] if dots else []
     return "".join([*parts, *above, "</svg>"])
 
 
 def _dot(p: Point, px: float, py: float, color: str) -> str:
-    left, top = min(max(px + 10, 4), W - CARD - 8), min(max(py - CARD - 20, 2), H - CARD - 24)
-    if abs(px - left) < CARD and top < py < top + CARD + 20 and px > left:  # the card would hide its own point
-        left = px - CARD - 14
+    lines = p.label.split(": ", 1)
+    width, height = CARD + 8, (CARD + 4 if p.picture else 0) + LINE * len(lines) + 6
+    left, top = min(max(px + 12, 4), W - width - 4), min(max(py - height - 8, 2), H - height)
+    if left < px < left + width and top < py < top + height:  # the card would hide its own point
+        left = px - width - 12
     label = html.escape(p.label)
-    card = (
-        f'<rect class="card" x="{left:.0f}" y="{top:.0f}" width="{CARD + 4}" height="{CARD + 20}" rx="3"/>'
-        if p.picture
-        else ""
-    )
-    shot = (
-        f'<image x="{left + 2:.0f}" y="{top + 2:.0f}" width="{CARD}" height="{CARD}" href="{_data(p.picture)}"/>'
-        if p.picture
-        else ""
-    )
-    said = (
-        _text(left + 4, top + CARD + 15, p.label)
-        if p.picture
-        else _text(min(px + 8, W - 200), max(py - 8, 12), p.label)
-    )
+    card = [f'<rect class="card" x="{left:.0f}" y="{top:.0f}" width="{width}" height="{height}" rx="3"/>']
+    if p.picture:
+        at = f'x="{left + 4:.0f}" y="{top + 4:.0f}" width="{CARD}" height="{CARD}"'
+        card.append(f'<image {at} href="{_data(p.picture)}"/>')
+    card += [_text(left + 6, top + height - LINE * n - 7, said) for n, said in enumerate(reversed(lines))]
     return (
-        f'<g class="point" tabindex="0" role="img" aria-label="{label}"><circle cx="{px:.1f}" cy="{py:.1f}" r="5" stroke="{color}" '
-        f'stroke-width="2" fill="{color if p.filled else "var(--block-background-fill)"}"><title>{label}</title></circle>'
-        f'<g class="shot">{card}{shot}{said}</g></g>'
+        f'<g class="point" tabindex="0" role="img" aria-label="{label}"><circle cx="{px:.1f}" cy="{py:.1f}" r="5" '
+        f'stroke="{color}" stroke-width="2" fill="{color if p.filled else "var(--block-background-fill)"}"/>'
+        f'<g class="shot">{"".join(card)}</g></g>'
     )
 
 

@@ -3,8 +3,10 @@
 import gradio as gr
 
 from perfusion.web.chart import chart
-from perfusion.web.fronts import fronts, sources
+from perfusion.web.fronts import OUTPUTS, RESULTS, fronts, sources
 from perfusion.web.kindly import kindly
+
+NOTHING = f"There is nothing to compare in {RESULTS} and {OUTPUTS} yet: `perfusion evaluate` makes a run, `perfusion collect` an experiment."
 
 
 class Compare:
@@ -15,13 +17,24 @@ class Compare:
             "Likeness against prompt fidelity, better to the upper right. Point at a dot, or go from dot to dot with Tab."
         )
         with gr.Row():
-            self.source = gr.Dropdown(list(sources()), value=None, label="Run or experiment", elem_id="source")
-            self.again = gr.Button("Look again", min_width=120, scale=0)
+            self.source = gr.Dropdown([], label="Run or experiment", elem_id="source")
+            self.again = gr.Button("Look again", min_width=140, scale=0)
         self.said = gr.Markdown(elem_classes="hint")
         self.front = gr.HTML(elem_id="front")
         quick = {"api_visibility": "private", "queue": False}
         self.source.input(kindly(self.show), self.source, [self.front, self.said], **quick)
-        self.again.click(lambda: gr.update(choices=list(sources())), None, self.source, **quick)
+        self.again.click(kindly(self.look), self.source, [self.source, self.front, self.said], **quick)
+        self.quick = quick
+
+    def on_load(self, page: gr.Blocks) -> None:
+        """What a visitor who comes later finds: the results of now."""
+        page.load(kindly(self.look), self.source, [self.source, self.front, self.said], **self.quick)
+
+    def look(self, name: str | None):
+        """What there is to choose now, and the front of what is chosen, at first of the first."""
+        names = list(sources())
+        name = name if name in names else next(iter(names), None)
+        return gr.update(choices=names, value=name), *(self.show(name) if name else ("", NOTHING))
 
     def show(self, name: str):
         series, said = fronts(name)

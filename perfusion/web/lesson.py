@@ -81,9 +81,8 @@ class Lesson:
             raise UserError(
                 f"the mask of picture {n + 1} is empty, so nothing would be learned from it; paint the object."
             )
-        with whole(
-            mask_path(self.paths[n])
-        ) as part:  # without the note of a mask that was made: it stays whatever the word
+        # Without the note of a mask that was made: it stays whatever the word.
+        with whole(mask_path(self.paths[n])) as part:
             mask.resize(read_picture(self.paths[n])[0].size, Image.Resampling.BILINEAR).save(part, "PNG")
         self.mended.add(n)
 

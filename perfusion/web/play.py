@@ -8,9 +8,9 @@ from collections import OrderedDict
 import gradio as gr
 
 from perfusion.plots import heat_overlay
-from perfusion.web.kindly import kindly
+from perfusion.web.kindly import kindly, warn
 from perfusion.web.studio import MOST_GUIDANCE, MOST_STEPS, Knob, Studio, Wish
-from perfusion.web.words import hints, spans
+from perfusion.web.words import bold, hints, spans
 
 SLOTS = 4  # concepts in one prompt at most
 LOCKS = {"the concepts' own": None, "global": "global"}
@@ -26,7 +26,7 @@ class Play:
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
                 self._controls()
-            with gr.Column(scale=1, min_width=320):
+            with gr.Column(scale=1, min_width=320, elem_id="pictures"):
                 self._pictures()
         self._events()
 
@@ -38,16 +38,17 @@ class Play:
         )
         with gr.Accordion("Add concepts", open=not words):
             self.dropped = gr.File(
-                label="Drop concept files here", file_count="multiple", file_types=[".safetensors"], height=110
+                label="Drop concept files here", file_count="multiple", file_types=[".safetensors"], height=140
             )
             self.address = gr.Textbox(
                 label="or an address on the Hugging Face hub, then Enter", placeholder="hf://user/teddy"
             )
-        first = words[0] if words else "teddy*"
+        first = words[0] if words else "teddy"
         self.prompt = gr.Textbox(
             f"a {first} on a beach", label="Prompt", info="Enter draws", elem_id="prompt", max_length=1000
         )
-        self.seen = gr.HighlightedText(label="What is recognised", show_legend=False, elem_id="seen")
+        self.draw = gr.Button("Draw", variant="primary", elem_id="draw")
+        self.seen = gr.HighlightedText(label="What is recognised", show_inline_category=False, elem_id="seen")
         self.hint = gr.Markdown(elem_classes="hint", elem_id="hint")
         self.words = gr.State([])
         self.groups, self.names, self.betas, self.taus = [], [], [], []
@@ -85,10 +86,9 @@ class Play:
 
     def _pictures(self) -> None:
         shown = {"format": "png", "interactive": False, "buttons": ["download", "fullscreen"], "elem_classes": "pixels"}
-        self.draw = gr.Button("Draw", variant="primary", elem_id="draw")
-        with gr.Row():
+        with gr.Row(elem_id="pair"):
             self.picture = gr.Image(label="With the concepts", min_width=140, elem_id="picture", **shown)
-            self.base = gr.Image(label="Base model, same noise", min_width=140, elem_id="base", **shown)
+            self.base = gr.Image(label="Base, same noise", min_width=140, elem_id="base", **shown)
         self.status = gr.Markdown(elem_classes="hint", elem_id="status")
         self.five = gr.Button("Five biases", elem_id="five")
         self.strip = gr.Gallery(
@@ -185,21 +185,21 @@ class Play:
             )
         said = hints(prompt, supers, self.library.words())
         held, length = self.studio.words(prompt, words)
-        if length > (limit := self.studio.tokenizer.model_max_length):
+        if length > (limit := self.studio.limit):
             said.append(f"The prompt has {length} tokens, of which the model reads {limit}: shorten it.")
         return spans(prompt, words), "  \n".join(said), gr.update(choices=held, value=None)
 
     def choose(self, chosen: list[str], words: list[str], *gates):
         """A row of sliders for each chosen concept; one that stays keeps what its sliders say."""
         if len(chosen) > SLOTS:
-            gr.Warning(f"At most {SLOTS} concepts at once: the first {SLOTS} are in play.")
+            warn(f"At most {SLOTS} concepts at once: the first {SLOTS} are in play.")
         now = [w for w in words if w in chosen]
         now = [*now, *(w for w in chosen if w not in now)][:SLOTS]
         old = {w: (gates[i], gates[SLOTS + i]) for i, w in enumerate(words)}
         both = [old.get(w) or (self.library[w].beta, self.library[w].tau) for w in now] + [(0.75, 0.1)] * (
             SLOTS - len(now)
         )
-        titles = [f"**{w}** is a {self.library[w].super_category}" for w in now] + [""] * (SLOTS - len(now))
+        titles = [f"{bold(w)} is a {self.library[w].super_category}" for w in now] + [""] * (SLOTS - len(now))
         groups = [gr.update(visible=n < len(now)) for n in range(SLOTS)]
         return now, *groups, *titles, *(b for b, _ in both), *(t for _, t in both)
 
@@ -212,7 +212,7 @@ class Play:
             except ValueError as error:
                 failed.append(str(error))
         if failed:
-            gr.Warning("\n".join(failed), title="Left out", duration=None)
+            warn(" ".join(failed))
         return self.refresh([*chosen, *(w for w in words if w not in chosen)]), None, gr.skip()
 
     def fetch(self, address: str, chosen: list[str]):

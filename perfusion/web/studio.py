@@ -11,10 +11,12 @@ from PIL import Image
 from perfusion.errors import UserError
 from perfusion.learning.models import check_device, load_pipeline
 from perfusion.method.attention import Looked, look, word_positions
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import add_placeholders, twin_prompts
+from perfusion.method.text_encoders import text_encoder_of
 from perfusion.web.keeping import keep_encodings, keep_keys_and_values
 from perfusion.web.library import Library
 
@@ -75,12 +77,15 @@ class Studio:
     def __init__(self, model: DictConfig, library: Library, device: str | None = None):
         device = check_device(device)
         self.model, self.library, self.pipe = model, library, load_pipeline(model, device)
-        self.sampling, self.tokenizer = Sampling.of(model), self.pipe.tokenizer  # before any concept's word is added
+        self.sampling = Sampling.of(model)
+        self.tokenizer, self._encoder = self.pipe.tokenizer, text_encoder_of(self.pipe)  # before any concept is put on
+        self.limit = getattr(self._encoder, "limit", self.tokenizer.model_max_length)  # tokens of a prompt
         self.encodings = keep_encodings(self.pipe)
-        keep_keys_and_values(self.pipe.unet)
+        keep_keys_and_values(denoiser_of(self.pipe))
+        denoiser_of(self.pipe).register_forward_pre_hook(self._check_wanted)
         library.open(self.tokenizer, model.id, hash_of(self.pipe))
         self._one_at_a_time = threading.Lock()
-        self._handle, self._drawing, self._pictures = None, None, OrderedDict()
+        self._handle, self._drawing, self._stale, self._pictures = None, None, False, OrderedDict()
 
     # -- pictures -----------------------------------------------------------------------------------------------------
     def picture(self, wish: Wish, coarse: bool = False) -> Image.Image:
@@ -99,11 +104,15 @@ class Studio:
         )
 
     def strip(self, wish: Wish) -> list[tuple[float, Image.Image]]:
-        """Five pictures in one batch: every concept's bias shifted, the middle one being the wish's own."""
+        """Five pictures, every concept's bias shifted, the middle one being the wish's own: in one batch where the model's
+        draw_batch allows it."""
         betas = [{k.word: round(k.beta + shift, 4) for k in wish.knobs} for shift in SHIFTS]
-        prompts = [wish.prompt] * len(SHIFTS)
-        drawn = self._kept(wish, "strip", lambda: self._draw(wish, prompts, beta=betas))
-        return list(zip(SHIFTS, drawn))
+
+        def work():
+            parts = [betas[i : i + self.sampling.batch] for i in range(0, len(betas), self.sampling.batch)]
+            return [p for part in parts for p in self._draw(wish, [wish.prompt] * len(part), beta=part)]
+
+        return list(zip(SHIFTS, self._kept(wish, "strip", work)))
 
     def looked(self, wish: Wish) -> Looked:
         """The wish's picture, and where each word of it is looked at."""
@@ -117,12 +126,17 @@ class Studio:
     def words(self, prompt: str, concepts: list[str]) -> tuple[list[str], int]:
         """The words whose maps `looked` will have, and how many tokens the prompt has."""
         tokenizer, _ = add_placeholders(self.tokenizer, concepts)
-        return list(word_positions(tokenizer, prompt)), len(tokenizer(prompt, verbose=False).input_ids)
+        return list(word_positions(tokenizer, prompt, self._encoder)), len(tokenizer(prompt, verbose=False).input_ids)
 
     def break_off(self, wish: Wish) -> None:
         """Let the drawing of this wish, if it is under way, end after its present step."""
         if self._drawing in (wish, few(wish)):
-            self.pipe._interrupt = True
+            self._stale = True
+
+    def _check_wanted(self, *call) -> None:
+        """Before every call of the denoiser: not every pipeline can be interrupted (PixArt's cannot)."""
+        if self._stale:
+            raise Broken
 
     # -- the pipeline -------------------------------------------------------------------------------------------------
     def _kept(self, wish: Wish, kind: str, make):
@@ -151,12 +165,10 @@ class Studio:
         settings = {
             "beta": {k.word: k.beta for k in wish.knobs}, "tau": {k.word: k.tau for k in wish.knobs}, "lock": wish.lock,
         }  # fmt: skip
-        self._drawing = wish
+        self._stale, self._drawing = False, wish
         try:
             with self._handle.gate(**(settings | gate)) if self._handle else nullcontext():
                 yield
-            if getattr(self.pipe, "_interrupt", False):
-                raise Broken
         finally:
             self._drawing = None
 

@@ -6,7 +6,7 @@ SYSTEM = ["system-ui", "sans-serif"]
 FIXED = ["ui-monospace", "monospace"]
 
 CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto; }
+.gradio-container { max-width: 1180px !important; width: 100%; margin: 0 auto; overflow: clip !important; }
 .pixels img { width: 100% !important; height: auto !important; image-rendering: pixelated; object-fit: contain; }
 .pixels .image-frame, .pixels .image-container > button { width: 100%; }
 .pixels > label { position: static !important; width: 100%; border: none; }
@@ -14,6 +14,8 @@ CSS = """
 .pixels .grid-container { padding-top: 0 !important; }
 #strip .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; }
 #strip .caption-label { right: 0; }
+#drawn .caption-label { right: 0; max-width: 100%; }
+#drawn button:hover .caption-label, #drawn button:focus .caption-label { white-space: normal; }
 .hint { font-size: var(--text-sm); min-height: 1.4em; }
 .knob { border-left: 4px solid var(--color-accent) !important; }
 .knob .knob { border-left: none !important; }
@@ -24,6 +26,17 @@ CSS = """
 .chart .point { cursor: pointer; outline: none; }
 .chart .card { fill: var(--block-background-fill); stroke: currentColor; }
 .chart image { image-rendering: pixelated; }
+.toast-wrap { top: auto !important; bottom: var(--size-3); max-height: 40vh; overflow-y: auto; }
+@media (max-width: 700px) {
+  /* The pictures come first and stay in sight while a slider is moved. */
+  #pictures { display: contents; }
+  #pictures > * { flex: 1 0 100% !important; }
+  #pair, #status { order: -1; }
+  #pair { position: sticky; top: 0; z-index: var(--layer-5); flex-wrap: nowrap; background: var(--body-background-fill); }
+  #pair > * { min-width: 0 !important; }
+  .chart { font-size: 16px; }
+  .chart .shot text { font-size: 14px; }
+}
 """
 
 

@@ -19,6 +19,7 @@ from perfusion.web.chart import Point, Series, chart
 from perfusion.web.kindly import kindly
 from perfusion.web.lesson import MOST, Lesson, Progress
 from perfusion.web.studio import Studio
+from perfusion.web.words import bold
 
 PAINT = (255, 0, 200)
 VEIL = 150  # how opaque a full mask is painted, of 255
@@ -76,7 +77,7 @@ class Teach:
         )
         with gr.Row():
             self.go = gr.Button("Learn", variant="primary", elem_id="learn")
-            self.cancel = gr.Button("Stop, keep the best so far", variant="stop", elem_id="cancel")
+            self.cancel = gr.Button("Stop, keep the best", variant="stop", interactive=False, elem_id="cancel")
         self.said = gr.Markdown(elem_id="said")
         self.curve = gr.HTML(elem_id="curve")
         self.scores = gr.HTML(elem_id="scores")
@@ -103,7 +104,17 @@ class Teach:
         self.mend.click(
             kindly(self.take_mask), [self.lesson, self.at, self.canvas], [self.masks, self.canvas, self.mend], **private
         )
-        seen = [self.lesson, self.masks, self.said, self.curve, self.scores, self.drawn, self.file, self.learned]
+        seen = [
+            self.lesson,
+            self.masks,
+            self.said,
+            self.curve,
+            self.scores,
+            self.drawn,
+            self.file,
+            self.learned,
+            self.cancel,
+        ]
         inputs = [*begin, self.name, self.steps]
         self.done = self.go.click(
             kindly(self.learn), inputs, seen, concurrency_id="learn", show_progress="minimal", show_progress_on=self.said,
@@ -172,16 +183,17 @@ class Teach:
             *nothing,
             gr.update(value=None, visible=False),
             None,
+            gr.update(interactive=True),
         )
         for progress in lesson.learn(self.cfg, name, word.strip().lower(), int(steps)):
             if progress.file:
                 break
-            yield gr.skip(), gr.skip(), *self.seen(name, progress), gr.skip(), gr.skip()
+            yield gr.skip(), gr.skip(), *self.seen(name, progress), *[gr.skip()] * 3
         kept = self.studio.library.add(progress.file)
         concept = self.studio.library[kept]
-        said = f"**{kept}** is learned (step {concept.steps} of {progress.step} kept) and is in Play now."
+        said = f"{bold(kept)} is learned (step {concept.steps} of {progress.step} kept) and is in Play now."
         file = gr.update(value=handed_out(self.studio.library.file(kept)), visible=True)
-        yield gr.skip(), gr.skip(), said, *self.seen(name, progress)[1:], file, kept
+        yield gr.skip(), gr.skip(), said, *self.seen(name, progress)[1:], file, kept, gr.update(interactive=False)
 
     def seen(self, name: str, progress: Progress):
         losses = [Point(step, loss, "") for step, loss in smooth(progress.losses)]
@@ -193,7 +205,7 @@ class Teach:
         ]
         drawn = gr.update(value=[(picture, prompt) for prompt, picture in progress.drawn], visible=bool(progress.drawn))
         return (
-            f"Learning **{name}**: step {progress.step} of {progress.of}",
+            f"Learning {bold(name)}: step {progress.step} of {progress.of}",
             curve,
             chart(by, "step", "selection: raw CLIP cosines"),
             drawn,

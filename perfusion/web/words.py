@@ -20,6 +20,11 @@ def spans(prompt: str, words: list[str]) -> Spans:
     return cut + [(prompt[at:], None)] * (at < len(prompt))
 
 
+def bold(word: str) -> str:
+    """A concept's word in Markdown, its own asterisk and all."""
+    return "**" + re.sub(r"([^\w\s]|_)", r"\\\1", word) + "**"
+
+
 def hints(prompt: str, supers: dict[str, str], known: list[str]) -> list[str]:
     """Sentences about words that show no concept. supers: {word in play: its super-category's word}; known: all words."""
     said, recognised = [], {word for _, word in spans(prompt, list(supers)) if word}

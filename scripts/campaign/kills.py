@@ -1,16 +1,28 @@
 """Kill -9 at random moments, then the same command again: python scripts/campaign/kills.py --kills 200
 
-Of train, a sweep, collect, covariance and evaluate in turn, on the tests' small world. After each kill every file must be
-whole; after the last of up to three in a row the same command runs to its end, and all that it leaves must be what an
-undisturbed run leaves. A sweep's finished results must not even be written again. `results_lost` counts what is not so.
+Of train, a sweep, collect, covariance and evaluate side by side, on the tests' small world. Half of the kills come at a random
+moment of the command's work, half at a random one of its changes to the file system (a file opened, renamed, ...), where there
+is most to lose. After each kill every file must be whole; after the last of up to four in a row the same command runs to its
+end, and all that it leaves must be what an undisturbed run leaves. A sweep's finished results must not even be written again.
+`results_lost` counts what is not so. --each: how many of each command go side by side; --minutes: after which none begins.
 """
 
+import json
+import mmap
+import os
+import random
 import shutil
+import struct
 import time
+from functools import partial
 from pathlib import Path
 
-from common import Child, arguments, content, files, keep, perfusion, rng, small_world, workplace
+from common import arguments, keep, small_world, workplace
+from contents import contents, damaged
 from helpers_emojiland import QUICK, SCORE
+from processes import Child, killed_at, perfusion, watched
+
+from perfusion.atomic import write_text
 
 STEPS = ("max_steps=4", "selection.every=2", "picture=false", "attention=false")
 ONE = ("concept=cat", "evaluation.beta=[0.6,0.9]")
@@ -26,38 +38,61 @@ PROMPTS = 'dev: [{text: "a {}"}, {text: "a {} at night", place: night}]\n'
 
 
 def main() -> None:
-    asked, started = arguments(__doc__, kills=200), time.perf_counter()
-    random, lost, kills, by_command = rng(asked.seed), [], 0, dict.fromkeys(COMMANDS, 0)
+    asked, started = arguments(__doc__, kills=200, each=1, minutes=600), time.perf_counter()
     with workplace() as folder:
         small_world(folder / "world")
-        undisturbed = references(folder)
-        while kills < asked.kills:
-            name = min(by_command, key=by_command.get)
-            before = by_command[name]
-            problems, killed = a_round(name, folder, undisturbed, random, min(3, asked.kills - kills))
-            lost += problems
-            kills, by_command[name] = kills + killed, before + max(killed, 1)
-            print(f"{kills} kills, {len(lost)} lost; {name}: {problems or 'whole'}", flush=True)
-    figures = {"kills": kills, "results_lost": len(lost), "lost": lost[:20]}
-    keep(asked.results, "kills", figures, started)
+        undisturbed = [Undisturbed(name, folder) for name in COMMANDS] * asked.each
+        until, children = started + 60 * asked.minutes, []
+        for i, of in enumerate(undisturbed):
+            most = (asked.kills + i) // len(undisturbed)
+            work = partial(rounds, of, most, until, f"{asked.seed} {i}", folder / f"{i}-{of.name}")
+            children.append(Child(work, folder, folder / f"{i}-{of.name}.log"))
+        for child in children:
+            assert child.wait() == 0, child.log.read_text()[-3000:]
+        reports = [json.loads(child.log.with_suffix(".json").read_text()) for child in children]
+    kills = {name: sum(one["kills"] for one in reports if one["command"] == name) for name in COMMANDS}
+    lost = [problem for one in reports for problem in one["lost"]]
+    figures = {"kills": sum(kills.values()), "kills_by_command": kills}
+    figures |= {"kills_at_file_changes": sum(one["at_changes"] for one in reports)}
+    keep(asked.results, "kills", figures | {"results_lost": len(lost), "lost": lost[:20]}, started)
 
 
-def references(folder: Path) -> dict[str, tuple[dict, float]]:
-    """What each command leaves undisturbed, and how long it takes; the later ones stand on what the earlier left."""
-    found = {}
-    for name, overrides in COMMANDS.items():
-        here = place(name, folder, folder / "undisturbed" / name)
-        child = Child(perfusion(*overrides), here, folder / f"{name}.log")
-        assert child.wait() == 0, (folder / f"{name}.log").read_text()[-3000:]
-        found[name] = {str(p.relative_to(here)): content(p) for p in files(here)}, child.seconds
-        print(f"{name}: {child.seconds:.1f} s undisturbed, {len(found[name][0])} files", flush=True)
-    return found
+def rounds(of: "Undisturbed", most: int, until: float, seed: str, here: Path) -> None:
+    """Rounds of one command, until so many kills met it running, or that time; what is found goes to a file beside `here`."""
+    random.seed(seed)
+    kills, at_changes, lost = 0, 0, []
+    while kills < most and time.perf_counter() < until:
+        problems, moments = a_round(of, here, min(4, most - kills))
+        lost, kills, at_changes = lost + problems, kills + len(moments), at_changes + moments.count("change")
+        print(f"{kills} kills, {len(lost)} lost; {of.name} {moments}: {problems or 'whole'}", flush=True)
+    report = {"command": of.name, "kills": kills, "at_changes": at_changes, "lost": lost}
+    write_text(here.with_suffix(".json"), json.dumps(report))
+
+
+class Undisturbed:
+    """What a command leaves, its seconds of work and its changes to the file system; later ones stand on what earlier left."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.folder, here, log = name, folder, folder / "undisturbed" / name, folder / f"{name}.log"
+        seen = mmap.mmap(-1, 8)  # shared with the child
+        command = watched(perfusion(*COMMANDS[name]), lambda n: struct.pack_into("q", seen, 0, n))
+        child = Child(command, place(name, folder, here), log)
+        assert child.wait() == 0, log.read_text()[-3000:]
+        self.contents, self.seconds, (self.changes,) = contents(here), child.seconds, struct.unpack("q", seen)
+        print(f"{name}: {self.seconds:.1f} s, {self.changes} changes, {len(self.contents)} files", flush=True)
+
+    def differing(self, here: Path) -> list[str]:
+        """A line for each file in a folder that this command does not leave, or leaves with another content."""
+        left = contents(here)
+        differ = [p for p in sorted(self.contents | left) if self.contents.get(p) != left.get(p)]
+        return [f"{self.name}: {p} is not as undisturbed" for p in differ]
 
 
 def place(name: str, folder: Path, here: Path) -> Path:
-    """A fresh folder with what a command begins with."""
+    """A fresh folder with what a command begins with, and where its covariances are kept."""
     shutil.rmtree(here, ignore_errors=True)
     here.mkdir(parents=True)
+    os.environ["PERFUSION_CACHE"] = str(here / "cache")
     (here / "p.yaml").write_text(PROMPTS)
     if name == "collect":
         shutil.copytree(folder / "undisturbed/sweep/multirun", here / "multirun")
@@ -66,35 +101,27 @@ def place(name: str, folder: Path, here: Path) -> Path:
     return here
 
 
-def a_round(name: str, folder: Path, undisturbed: dict, random, most: int) -> tuple[list[str], int]:
-    """Some kills in a row in one folder, then the command to its end: what was lost, and the kills that met it running."""
-    expected, seconds = undisturbed[name]
-    here, log, killed, problems = place(name, folder, folder / "here"), folder / "here.log", 0, []
+def a_round(of: Undisturbed, here: Path, most: int) -> tuple[list[str], list[str]]:
+    """Some kills in a row in one folder, then the command to its end: what was lost, and what each kill came at."""
+    name, command = of.name, perfusion(*COMMANDS[of.name])
+    place(name, of.folder, here)
+    log, moments, problems = here.with_suffix(".out"), [], []
     for _ in range(random.randint(1, most)):
-        killed += Child(perfusion(*COMMANDS[name]), here, log).kill(after=random.uniform(0, 1.02 * seconds))
+        if random.random() < 0.5:
+            killed, moment = Child(command, here, log).kill(after=random.uniform(0, of.seconds)), "moment"
+        else:
+            dying, moment = killed_at(command, random.randint(1, of.changes)), "change"
+            killed = Child(dying, here, log).wait() == -9
+        moments += [moment] * killed
         problems += damaged(here)
     results = {p: p.stat().st_mtime_ns for p in here.glob("multirun/*/*/result.json")}
-    code = Child(perfusion(*COMMANDS[name]), here, log).wait()
+    code = Child(command, here, log).wait()
     said = log.read_text(errors="replace")
     done_before = name == "covariance" and "exists already" in said and "Traceback" not in said
     if code and not done_before:
         problems.append(f"{name}: the same command ended with {code}: {said[-300:]}")
-    problems += [
-        f"{p} was written again" for p, at in results.items() if p.stat().st_mtime_ns != at and name != "train"
-    ]
-    found = {str(p.relative_to(here)): content(p) for p in files(here)}
-    problems += [f"{name}: {p} is not as undisturbed" for p in expected | found if expected.get(p) != found.get(p)]
-    return problems, killed
-
-
-def damaged(here: Path) -> list[str]:
-    problems = []
-    for path in files(here):
-        try:
-            content(path)
-        except Exception as error:
-            problems.append(f"{path.name} is not whole after a kill: {type(error).__name__} {error}"[:200])
-    return problems
+    problems += [f"{p.relative_to(here)} was written again" for p, at in results.items() if p.stat().st_mtime_ns != at]
+    return problems + of.differing(here), moments
 
 
 if __name__ == "__main__":

@@ -4,23 +4,26 @@ Each is killed (-9) once its last.ckpt is of a random step, and goes on from the
 checkpoints (weights, optimiser, selection), the concept files and the selections' scores; settings change every few.
 """
 
-import json
+import random
 import time
 from pathlib import Path
 
-from common import Child, arguments, content, keep, perfusion, rng, small_world, workplace
+from common import arguments, keep, small_world, workplace
+from contents import content
 from helpers_emojiland import QUICK
+from processes import Child, perfusion
 
 STEPS = 8
 
 
 def main() -> None:
     asked, started = arguments(__doc__, resumes=30), time.perf_counter()
-    random, mismatches, done, at = rng(asked.seed), [], 0, []
+    random.seed(asked.seed)
+    mismatches, done = [], 0
     with workplace() as folder:
         small_world(folder / "world")
         while done < asked.resumes:
-            settings = drawn(random)
+            settings = drawn()
             whole = folder / f"{done}-whole"
             child = run(whole, *settings)
             assert child.wait() == 0, child.log.read_text()[-3000:]
@@ -31,7 +34,7 @@ def main() -> None:
                 code = child.wait()
                 differ = [f"exit code {code}: {child.log.read_text()[-300:]}"] if code else compared(whole, rest)
                 mismatches += [f"{settings} from step {step}: {what}" for what in differ]
-                done, at = done + 1, [*at, step]
+                done += 1
                 print(f"{done}: step {step} of {STEPS}, {differ or 'equal'}", flush=True)
     keep(
         asked.results,
@@ -41,7 +44,7 @@ def main() -> None:
     )
 
 
-def drawn(random) -> list[str]:
+def drawn() -> list[str]:
     return [
         f"seed={random.randrange(1000)}", f"batch_size={random.choice([1, 2, 3])}", f"lock={random.choice(['local', 'trained'])}",
         f"trainer.accumulate_grad_batches={random.choice([1, 2])}", f"i_star_gradient={random.choice(['true', 'false'])}",
@@ -62,7 +65,7 @@ def killed_at(child: Child, checkpoint: Path, step: int) -> int:
     until = time.monotonic() + 600
     while time.monotonic() < until:
         if checkpoint.exists() and read_checkpoint(checkpoint)["global_step"] >= step:
-            child.kill(after=0)
+            child.kill()
             return read_checkpoint(checkpoint)["global_step"]
         time.sleep(0.01)
     raise TimeoutError(child.log.read_text()[-3000:])
@@ -71,7 +74,7 @@ def killed_at(child: Child, checkpoint: Path, step: int) -> int:
 def compared(whole: Path, rest: Path) -> list[str]:
     """Which of a run's outcomes are another's, byte for byte and number for number."""
     differ = [name for name in ("last.ckpt", "concept.safetensors") if content(whole / name) != content(rest / name)]
-    one, two = (json.loads((folder / "result.json").read_text()) for folder in (whole, rest))
+    one, two = (content(folder / "result.json") for folder in (whole, rest))  # without its clock
     return differ + [k for k in ("selection", "kept_step") if one[k] != two[k]]
 
 

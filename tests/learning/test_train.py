@@ -116,7 +116,7 @@ def test_generate_draws_with_a_concept(here, trained):
     [
         (["model=sd99"], "Could not find 'model/sd99'"),
         (["concept=unicorn"], "Could not find 'concept/unicorn'"),
-        (["max_stepz=3"], "Could not override 'max_stepz'"),
+        (["max_stepz=3"], "max_stepz is no key of perfusion train (did you mean max_steps?)"),
         (["concept.images=/nowhere"], "is not a folder"),
         (["concept.super_category=teddy bear"], "nearest single-token words are: "),
         (["concept=custom"], "concept.images is not given"),

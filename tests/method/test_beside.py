@@ -1,9 +1,7 @@
 """What users do to a pipeline beside loading concepts, in both orders: the concept's picture, and all the ways back."""
 
 import copy
-import io
 import json
-import pickle
 import threading
 import warnings
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-from helpers import PICTURE, differ, draw, quiet, sdxl, tokenizers
+from helpers import PICTURE, differ, draw, quiet, saved_by_torch, sdxl, tokenizers, twin_of
 
 from perfusion.errors import UserError
 from perfusion.method.fingerprint import hash_of
@@ -136,12 +134,7 @@ def test_a_copy_is_a_pipeline_of_its_own(way, pipe, make_concept):
     base = draw(pipe)
     handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
     loaded = draw(pipe)
-    if way == "deepcopy":
-        twin = copy.deepcopy(pipe)
-    elif way == "pickle":
-        twin = pickle.loads(pickle.dumps(pipe))
-    else:
-        twin = pickle.loads(pickle.dumps(handle)).pipe
+    twin = twin_of(pipe, handle, way)
     assert np.array_equal(draw(twin), loaded) and twin._perfusion is not handle and twin._perfusion.pipe is twin
     twin._perfusion.set_gate(beta=-0.5)
     assert differ(draw(twin), loaded) and np.array_equal(draw(pipe), loaded)
@@ -156,10 +149,7 @@ def test_a_copy_is_a_pipeline_of_its_own(way, pipe, make_concept):
 def test_the_denoiser_is_saved_by_torch(pipe, make_concept, tmp_path):
     load_concepts(pipe, {"teddy*": make_concept(pipe)})
     loaded = draw(pipe)
-    file = io.BytesIO()
-    torch.save(pipe.unet, file)
-    file.seek(0)
-    pipe.unet = torch.load(file, weights_only=False)  # what was written here just now
+    pipe.unet = saved_by_torch(pipe.unet)
     assert np.array_equal(draw(pipe), loaded)
 
 

@@ -104,6 +104,36 @@ def test_resumed_equals_uninterrupted(pipe, tmp_path):
     assert torch.equal(rest.C, whole.C) and (rest.count, rest.hash) == (whole.count, whole.hash)
 
 
+def test_what_is_measured_is_written_before_its_state_goes(pipe, tmp_path, monkeypatch):
+    run = lambda **places: second_moment(
+        many(), pipe.tokenizer, pipe.text_encoder, batch_size=4, progress=False, save_every=2, **places
+    )
+    places = {"state": tmp_path / "state", "output": tmp_path / "C.safetensors"}
+    with monkeypatch.context() as full:
+
+        def fails(self, path):
+            raise OSError(28, "No space left on device")
+
+        full.setattr(Covariance, "save", fails)
+        with pytest.raises(OSError, match="No space"):
+            run(**places)
+    assert [p.name for p in tmp_path.iterdir()] == ["state"]
+    encoded = []
+    hook = pipe.text_encoder.register_forward_hook(lambda module, args, out: encoded.append(len(out[0])))
+    found = run(**places)
+    hook.remove()
+    assert encoded == [] and torch.equal(Covariance.load(places["output"]).C, found.C)
+    assert [p.name for p in tmp_path.iterdir()] == ["C.safetensors"]
+
+
+def test_a_state_beside_a_finished_cache_goes(pipe, tmp_path):
+    run = lambda: second_moment(many(), pipe.tokenizer, pipe.text_encoder, progress=False, cache_dir=tmp_path)
+    first = run()
+    (file,) = tmp_path.iterdir()
+    file.with_suffix(".state").write_bytes(b"left by a kill")
+    assert torch.equal(run().C, first.C) and list(tmp_path.iterdir()) == [file]
+
+
 def test_a_file_is_read_as_a_stream(pipe, tmp_path):
     expected = second_moment(many(), pipe.tokenizer, pipe.text_encoder, progress=False)
     (tmp_path / "c.txt").write_text("\n\n".join(many()) + "\n")
@@ -198,8 +228,10 @@ def test_command(folder, tmp_path):
     check_covariance(cfg.model, **chosen)
     assert torch.equal(covariance(pipe, cfg.model, **chosen).C, written.C)
     assert [p.name for p in tmp_path.glob("C*")] == ["C.safetensors"]
+    (tmp_path / "C.safetensors.state").write_bytes(b"left by a kill")
     with pytest.raises(UserError, match="exists already"):
         measure(cfg)
+    assert [p.name for p in tmp_path.glob("C*")] == ["C.safetensors"]
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "d.csv").write_text("id\n1\n")
     cfg.model.path = without_weights(folder, tmp_path / "bare")  # all is found before any are asked for

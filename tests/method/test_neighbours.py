@@ -21,6 +21,7 @@ from perfusion.method.layers import cross_attentions
 from perfusion.method.pipeline import load_concepts
 
 PROMPT = "a teddy* on a beach"
+GUIDANCE = [1.0, 7.0]  # off and on
 
 
 def draw(pipe, prompt=PROMPT, **kwargs):
@@ -71,7 +72,8 @@ def test_ip_adapter(pipe, make_concept, first):
     assert not np.allclose(draw(pipe, **given), alone, atol=1e-3)  # the picture counts
 
 
-def test_animatediff(pipe, make_concept):
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_animatediff(guidance, pipe, make_concept):
     """A concept of the image model on its video model: the UNet's own layers are among the motion UNet's, by the same names."""
     concept = make_concept(pipe)
     torch.manual_seed(2)
@@ -80,11 +82,12 @@ def test_animatediff(pipe, make_concept):
     moving = UNetMotionModel.from_unet2d(pipe.unet, adapter)
     assert list(cross_attentions(moving)) == list(cross_attentions(pipe.unet))
     video = quiet(AnimateDiffPipeline(pipe.vae, pipe.text_encoder, pipe.tokenizer, moving, adapter, pipe.scheduler))
-    frames = check(video, concept, num_frames=3)
+    frames = check(video, concept, num_frames=3, guidance_scale=guidance)
     assert frames.shape[2] == 3
 
 
-def test_panorama(pipe, make_concept):
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_panorama(guidance, pipe, make_concept):
     """Windows of one wide picture, all with the same encodings."""
     torch.manual_seed(2)
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
@@ -93,30 +96,34 @@ def test_panorama(pipe, make_concept):
     }
     wide = quiet(StableDiffusionPanoramaPipeline(**parts, requires_safety_checker=False))
     assert len(wide.get_views(64, 576)) == 2
-    assert check(wide, make_concept(pipe), height=64, width=576).shape[-1] == 72
+    drawn = check(wide, make_concept(pipe), height=64, width=576, guidance_scale=guidance)
+    assert drawn.shape[-1] == 72
 
 
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
 @pytest.mark.parametrize("kind", ["sd", "xl"])
 @pytest.mark.parametrize(
     "steps, scheduler", [(4, LCMScheduler), (1, EulerAncestralDiscreteScheduler)], ids=["LCM", "Turbo"]
 )
-def test_few_steps_without_guidance(kind, steps, scheduler, pipe, make_concept):
-    """LCM's and Turbo's way to draw: no negative half in the batch."""
+def test_few_steps(guidance, kind, steps, scheduler, pipe, make_concept):
+    """LCM's and Turbo's way to draw, as meant with no negative half in the batch, and with a little guidance."""
     pipe = pipe if kind == "sd" else sdxl(*tokenizers())
     pipe.scheduler = scheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing")
-    check(pipe, make_concept(pipe), num_inference_steps=steps, guidance_scale=0.0)
+    check(pipe, make_concept(pipe), num_inference_steps=steps, guidance_scale=guidance)
 
 
-def test_a_unet_that_is_told_the_guidance_scale(pipe, make_concept):
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_a_unet_that_is_told_the_guidance_scale(guidance, pipe, make_concept):
     """LCM's distilled UNets have an embedding of it; a concept neither sees nor disturbs it."""
     torch.manual_seed(4)
     told = unet(32, time_cond_proj_dim=8)
     told.load_state_dict(pipe.unet.state_dict(), strict=False)
     pipe.register_modules(unet=told)
-    check(pipe, make_concept(pipe), guidance_scale=7.0)
+    check(pipe, make_concept(pipe), guidance_scale=guidance)
 
 
-def test_the_refiner_is_left_alone(make_concept):
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_the_refiner_is_left_alone(guidance, make_concept):
     """SDXL's base draws with a concept, its refiner, of another text encoder, finishes without; it takes no concept itself."""
     base = sdxl(*tokenizers())
     torch.manual_seed(5)
@@ -133,8 +140,9 @@ def test_the_refiner_is_left_alone(make_concept):
 
     def both():
         half = base(PROMPT, generator=torch.Generator().manual_seed(7), num_inference_steps=4, denoising_end=0.5,
-                    height=16, width=16, output_type="latent").images  # fmt: skip
+                    guidance_scale=guidance, height=16, width=16, output_type="latent").images  # fmt: skip
         return refiner("a teddy on a beach", image=half, num_inference_steps=4, denoising_start=0.5, output_type="np",
+                       guidance_scale=guidance,
                        generator=torch.Generator().manual_seed(8)).images  # fmt: skip
 
     before, concept = both(), make_concept(base)

@@ -27,7 +27,7 @@ from diffusers import (
     TCDScheduler,
     UniPCMultistepScheduler,
 )
-from helpers import PICTURE, differ, draw, quiet, sd21, sdxl, tokenizers
+from helpers import PICTURE, check_model_cpu_offload, differ, draw, quiet, sd21, sdxl, tokenizers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
@@ -161,20 +161,8 @@ def test_attention_slicing(pipe, make_concept):
 @pytest.mark.parametrize("kind", ["sd", "xl"])
 @pytest.mark.parametrize("offload_first", [True, False])
 def test_model_cpu_offload(kind, offload_first, pipe, xl, make_concept):
-    """Its hooks, with the CPU for an accelerator: they run at every call, and nothing moves."""
     pipe, _ = pipeline(kind, pipe, xl)
-    concept, before = make_concept(pipe), draw(pipe)
-    handle = load_concepts(pipe, {"teddy*": concept})
-    expected = draw(pipe)
-    if offload_first:
-        handle.unload()
-        pipe.enable_model_cpu_offload(device="cpu")
-        handle = load_concepts(pipe, {"teddy*": concept})
-    else:
-        pipe.enable_model_cpu_offload(device="cpu")
-    assert np.array_equal(draw(pipe), expected)
-    handle.unload()
-    assert np.array_equal(draw(pipe), before)
+    check_model_cpu_offload(pipe, make_concept(pipe), offload_first, draw)
 
 
 def test_weights_offloaded_one_by_one_are_refused(pipe, make_concept):

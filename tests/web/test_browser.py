@@ -1,9 +1,13 @@
 """The page as a person uses it, in a real browser."""
 
 import re
+import shutil
 
+import numpy as np
 import pytest
+from helpers_emojiland import QUICK, SCORE
 from helpers_web import browser_page, uploads
+from PIL import Image
 
 pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright")
 CHANGED = "([id, old]) => { const i = document.querySelector(id + ' img'); return i && i.complete && i.getAttribute('src') !== old }"
@@ -33,8 +37,11 @@ def learn(page, folder, word: str, name: str) -> None:
     page.locator("#kind textarea").fill(word)
     page.locator("#near").get_by_text(word, exact=True).wait_for()
     page.locator("#name textarea").fill(name)
+    page.locator("#cancel:disabled").wait_for()
     page.click("#learn")
+    page.locator("#cancel:enabled").wait_for()
     page.wait_for_function("name => document.querySelector('#said').innerText.includes(name + ' is learned')", arg=name)
+    page.locator("#cancel:disabled").wait_for()
 
 
 def test_learned_then_slid_then_both(site, tmp_path):
@@ -88,10 +95,39 @@ def test_a_mistake_is_one_kind_sentence_and_the_page_goes_on(site, tmp_path):
         toast = page.get_by_text("exactly 1 is allowed")
         toast.wait_for()
         assert "Traceback" not in page.content() and "nearest single-token words" in toast.inner_text()
+        assert not page.get_by_text("no super-category is given").count()  # of the try before
+        page.locator("#kind textarea").fill("ted")
+        assert toast.count()  # still to be read while it is mended
+        page.keyboard.press("Escape")
+        toast.wait_for(state="detached")
+        page.click("#show")
+        page.get_by_test_id("toast-close").wait_for()
+        page.get_by_test_id("toast-close").press("Enter")  # by the keyboard
+        page.get_by_test_id("toast-close").wait_for(state="detached")
         page.get_by_role("tab", name="Play").click()
         page.locator("#prompt textarea").fill("a dog")
-        page.locator("#prompt textarea").press("Enter")  # the sentences may still stand over the button
+        page.click("#draw")
         page.wait_for_function(CHANGED, arg=["#base", None])
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_sentence_covers_no_button_and_is_text(site, width, tmp_path):
+    """What a file is called is not taken for HTML."""
+    with browser_page(width, 900) as page:
+        opened(page, site[0])
+        evil = tmp_path / "<img src=x onerror=document.title=1>.safetensors"
+        evil.write_bytes(b"no concept at all")
+        if not page.locator("input[type=file][accept*=safetensors]").count():
+            page.get_by_text("Add concepts").click()
+        page.locator("input[type=file][accept*=safetensors]").set_input_files(str(evil))
+        toast = page.get_by_test_id("toast-body")
+        toast.wait_for()
+        assert "safetensors" in toast.inner_text() and not toast.locator("img").count() and page.title() == "Perfusion"
+        page.wait_for_timeout(1000)  # it comes in
+        box = toast.bounding_box()
+        assert box["y"] > 450 and box["y"] + box["height"] <= 900 and box["x"] + box["width"] <= width
+        page.locator("#draw").scroll_into_view_if_needed()
+        page.click("#draw", trial=True)
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, False), (1280, True)])
@@ -102,6 +138,10 @@ def test_it_fits_a_phone_and_a_desk_in_light_and_dark(site, width, dark):
             page.get_by_role("tab", name=tab).click()
             page.wait_for_timeout(300)
             assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        page.get_by_role("tab", name="Play").click()
+        if width == 390:  # the pictures stay in sight of the sliders
+            page.locator("#guidance").scroll_into_view_if_needed()
+            assert page.evaluate("scrollY") > 200 and abs(page.locator("#pair").bounding_box()["y"]) < 2
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == dark
 
@@ -119,3 +159,76 @@ def test_everything_is_reached_by_the_keyboard(site):
                 reached,
             )
         assert {"prompt", "draw", "five"} <= {r for r in reached if isinstance(r, str)}, reached
+
+
+def stroke(page, tool: str, at: tuple[float, float], of: int = 60) -> None:
+    """Drag a tool over the canvas around a point, given as shares of it; the picture lies in its middle."""
+    page.locator("#canvas").get_by_role("button", name=tool).first.click()
+    box = page.locator("#canvas canvas").first.bounding_box()
+    x, y = box["x"] + at[0] * box["width"], box["y"] + at[1] * box["height"]
+    page.mouse.move(x - of / 2, y)
+    page.mouse.down()
+    for n in range(11):
+        page.mouse.move(x - of / 2 + n * of / 10, y + 2 * (n % 2))
+    page.mouse.up()
+    page.wait_for_timeout(500)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_mask_is_painted_erased_and_kept(site, width, tmp_path):
+    masks = lambda: {p: np.asarray(Image.open(p).convert("L")) for p in site[1].rglob("1.mask.png")}
+    with browser_page(width) as page:
+        opened(page, site[0])
+        before = set(masks())
+        page.get_by_role("tab", name="Teach").click()
+        page.locator("#uploads input[type=file]").set_input_files(uploads(tmp_path))
+        page.locator("#uploads").get_by_text("photo").first.wait_for()
+        page.locator("#kind textarea").fill("teddy")
+        page.click("#show")
+        page.wait_for_function("() => document.querySelectorAll('#masks img').length === 2")
+        ((path, found),) = [(p, m) for p, m in masks().items() if p not in before]
+        shown = source(page, "#masks")
+        page.locator("#masks button").first.click()
+        page.locator("#canvas canvas").first.wait_for()
+        page.wait_for_timeout(2000)  # the picture is put on it
+        page.locator("#canvas").scroll_into_view_if_needed()
+        stroke(page, "Brush", (0.5, 0.4))
+        stroke(page, "Erase", (0.5, 0.6))
+        page.click("#mend")
+        page.wait_for_function(CHANGED, arg=["#masks", shown])
+        mended = masks()[path]
+        assert mended.shape == found.shape == (64, 64)
+        full, empty = ((mended > 250) & (found < 200)).nonzero(), ((mended < 5) & (found > 20)).nonzero()
+        assert len(full[0]) > 20 and full[0].max() < 32 and len(empty[0]) > 20 and empty[0].min() > 32
+        # As soft as it was, but for the way over the canvas, which smooths a mask of noise.
+        assert np.abs(mended[:, :4].astype(int) - found[:, :4]).mean() < 16
+        page.locator("#canvas").wait_for(state="hidden")
+        page.click("#show")  # nothing is found anew
+        page.wait_for_timeout(2000)
+        assert np.array_equal(masks()[path], mended)
+
+
+def test_a_front_shows_the_pictures_behind_its_points(site, perfusion_here, tmp_path):
+    perfusion_here("train", *QUICK, "picture=false", "attention=false", "concept_file=teddy.safetensors")
+    perfusion_here("evaluate", *(q for q in QUICK if q.startswith("model.")), "concept_file=teddy.safetensors", *SCORE)
+    shutil.copytree(tmp_path / "outputs", site[1] / "outputs", dirs_exist_ok=True)
+    with browser_page() as page:
+        opened(page, site[0])
+        page.get_by_role("tab", name="Compare").click()
+        points = page.locator("#front .point")
+        points.first.wait_for()  # the only source is chosen
+        assert points.count() == 2 and not page.locator("#front .shot").first.is_visible()
+        points.first.hover()
+        assert (
+            page.locator("#front .shot image").first.is_visible() and not page.locator("#front .shot").last.is_visible()
+        )
+        box = page.locator("#front .shot").first.bounding_box()
+        assert box["x"] > 0 and box["x"] + box["width"] <= 1280
+        page.mouse.move(0, 0)
+        points.first.focus()
+        page.keyboard.press("Tab")
+        assert page.locator("#front .shot").last.is_visible() and not page.locator("#front .shot").first.is_visible()
+        assert re.search(r"^β 0.\d: text .*, image ", points.last.get_attribute("aria-label"))
+        page.locator("#source input").click()
+        page.get_by_role("option").first.click()
+        page.locator("#said, .hint").get_by_text("prompts").first.wait_for()

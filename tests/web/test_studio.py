@@ -5,12 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from helpers_denoisers import TINY
 
 from perfusion.errors import UserError
+from perfusion.method.denoiser import denoiser_of
 from perfusion.method.layers import WidenedLinear
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
-from perfusion.web.studio import COARSE, SHIFTS, Broken, Knob, Wish
+from perfusion.web.command import configuration
+from perfusion.web.library import Library
+from perfusion.web.studio import COARSE, SHIFTS, Broken, Knob, Studio, Wish
 
 WISH = Wish("a teddy* on a beach", (Knob("teddy*", 0.6, 0.1),), None, 3, 5, 4.0)
 same = lambda a, b: np.array_equal(np.asarray(a), np.asarray(b))
@@ -129,3 +133,41 @@ def test_wishes_that_cannot_be_drawn_are_refused(studio):
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             studio.picture(replace(WISH, **change))
+
+
+@pytest.mark.parametrize("kind", ["pixart", "sana"])
+def test_transformers_are_drawn_with_too(kind, make_concept, tmp_path, monkeypatch):
+    """A slider that encodes and projects nothing anew, words, a stale drawing: as of a UNet."""
+    pipe = TINY[kind]()
+    pipe.save_pretrained(tmp_path / "pipeline")
+    (tmp_path / "concepts").mkdir()
+    make_concept(pipe).save(tmp_path / "concepts/teddy.safetensors")
+    small = [f"model.path={tmp_path / 'pipeline'}", "model.resolution=32", "model.steps=4"]
+    cfg = configuration([f"model={kind}", *small])
+    studio = Studio(cfg.model, Library(tmp_path / "concepts"), "cpu")
+    assert studio.library.words() == ["teddy*"] and not studio.library.skipped
+
+    encoded, projected, project = [], [], WidenedLinear.project
+    studio.pipe.text_encoder.register_forward_hook(lambda *_: encoded.append(1))
+    monkeypatch.setattr(WidenedLinear, "project", lambda self, x: projected.append(1) or project(self, x))
+    coarse, whole = studio.picture(WISH, coarse=True), studio.picture(WISH)
+    assert encoded and projected and not same(coarse, whole)
+    encoded.clear(), projected.clear()
+    studio.picture(replace(WISH, seed=9, guidance=2.0))
+    assert not encoded and not projected
+    other = replace(WISH, knobs=(Knob("teddy*", 1.2, 0.1),))
+    assert not same(studio.picture(other), whole) and not encoded and projected
+    prompt, base = studio.base(WISH)
+    assert prompt == "a teddy on a beach" and same(
+        base, draw(studio.pipe, [prompt], [WISH.seed], Sampling(WISH.steps, WISH.guidance, resolution=32))[0]
+    )
+    assert not same(base, whole) and len(studio.strip(WISH)) == len(SHIFTS)
+
+    words, tokens = studio.words(WISH.prompt, ["teddy*"])
+    assert words == list(studio.looked(WISH).maps) and "teddy*" in words and tokens < studio.limit == 300
+    slow = replace(WISH, seed=8)
+    hook = denoiser_of(studio.pipe).register_forward_pre_hook(lambda *_: studio.break_off(slow))
+    with pytest.raises(Broken):
+        studio.picture(slow)
+    hook.remove()
+    assert not same(studio.picture(slow), whole)

@@ -1,7 +1,9 @@
 """What a prompt's words are taken for, as the page says it and as drawing does it."""
 
+from helpers_tokenizers import t5_tokenizer
+
 from perfusion.method.text import add_placeholders, held_tokens, near_words, single_token
-from perfusion.web.words import hints, spans
+from perfusion.web.words import bold, hints, spans
 
 SUPERS = {"teddy*": "teddy", "cat*": "cat"}
 
@@ -49,3 +51,11 @@ def test_the_words_that_are_offered_are_single_tokens(pipe):
         near = near_words(pipe.tokenizer, text)
         assert near and all(single_token(pipe.tokenizer, word) for word in near[:1])
     assert near_words(pipe.tokenizer, "teddy")[0] == "teddy" and near_words(pipe.tokenizer, "red robot")[0] == "robot"
+
+
+def test_near_words_of_tokens_that_tell_where_a_word_begins():
+    assert near_words(t5_tokenizer(), "tedy")[0] == "teddy" and "cat" in near_words(t5_tokenizer(), "cat")
+
+
+def test_a_word_in_markdown_keeps_its_asterisk():
+    assert bold("teddy*") == r"**teddy\***" and bold("tédi_2*") == r"**tédi\_2\***"
