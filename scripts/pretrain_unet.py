@@ -5,6 +5,7 @@ python scripts/pretrain_unet.py [minutes=60] [steps=5800] [start=FOLDER name=NAM
 
 import copy
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -18,6 +19,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import DEVICE, Pretraining, fit, pixels
+from perfusion.emojiland.scenes import Facts, describe
 from perfusion.method.attention import Recorder
 from perfusion.method.layers import cross_attentions
 from perfusion.method.text import single_token
@@ -97,6 +99,29 @@ class Looks:
         return torch.cat(shares, 1).mean(1)
 
 
+class Names(torch.nn.Module):
+    """A word of its own for the look of every scene's object, as "Pikachu" is in captions of real pictures.
+
+    Its embedding is the class word's and one learned vector for the drawing and for each colour, so that looks are related.
+    Without names no single word's value ever carries a whole look, which is what a concept's o* has to do.
+    """
+
+    def __init__(self, facts: list[Facts], width: int):
+        super().__init__()
+        columns = zip(*(((fact.object, fact.artist), fact.color, fact.trim, fact.details) for fact in facts))
+        numbers, self.tables = [], torch.nn.ModuleList()
+        for column in columns:
+            kinds = {value: i for i, value in enumerate(dict.fromkeys(column))}
+            numbers.append([kinds[value] for value in column])
+            self.tables.append(torch.nn.Embedding(len(kinds), width))
+            torch.nn.init.normal_(self.tables[-1].weight, std=0.3)  # a class word's embedding has a deviation of 1
+        self.register_buffer("numbers", torch.tensor(numbers).T.contiguous(), persistent=False)  # [N, 4]
+
+    def forward(self, rows: np.ndarray) -> torch.Tensor:
+        """What the names of these rows add to the class word's embedding [B, width]."""
+        return sum(table(numbers) for table, numbers in zip(self.tables, self.numbers[rows].T))
+
+
 def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """What trains fastest: channels last; on a CPU plain attention products (the fused kernel's backward is slow there)."""
     if DEVICE == "cpu":
@@ -105,15 +130,24 @@ def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 class UNetPretraining(Pretraining):
-    def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, ids, empty, words, text_encoder: CLIPTextModel):
+    def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, tokenizer, text_encoder: CLIPTextModel):
         super().__init__(cfg, scenes)
-        self.latents, self.ids, self.empty, self.masks = latents, ids, empty, scenes.masks
+        self.latents, self.masks = latents, scenes.masks
+        padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        tokens = lambda texts: tokenizer(texts, **padded).input_ids
+        bare = [
+            describe(replace(fact, color=None, trim=None, details=None), np.random.default_rng([cfg.seed, i]), styled=0)
+            for i, fact in enumerate(scenes.facts)
+        ]
+        self.empty, self.ids = tokens([""]), torch.stack((tokens(scenes.captions), tokens(bare)))  # [2, N, T]
+        objects = torch.tensor([single_token(tokenizer, fact.object) for fact in scenes.facts])
+        self.words = (self.ids == objects[:, None]).int().argmax(2)  # where each caption names its object [2, N]
+        self.names = Names(scenes.facts, text_encoder.config.hidden_size) if cfg.named else None
         # The mask is the main object's alone: pictures of more than that count in full everywhere.
         self.more = np.array([bool(fact.second or fact.accessory) for fact in scenes.facts])
-        self.words = words
         text_encoder.requires_grad_(False).eval().to(DEVICE)
         # Not a submodule: a checkpoint of another edition's words would bring its own text encoder back.
-        self.encode = lambda ids: text_encoder(ids).last_hidden_state
+        self.text_encoder = lambda: text_encoder
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
@@ -143,9 +177,12 @@ class UNetPretraining(Pretraining):
 
     def loss(self, rows):
         x = self.take(self.latents, rows).float()
-        dropped = torch.rand(len(rows)) < self.cfg.drop_caption
-        ids = torch.where(dropped[:, None], self.empty, self.ids[rows])
-        encodings = self.encode(self.here(ids))
+        dropped, named = torch.rand(2, len(rows)) < torch.tensor([[self.cfg.drop_caption], [self.cfg.named]])
+        ids = torch.where(dropped[:, None], self.empty, self.ids[named.long(), rows])
+        words = self.here(self.words[named.long(), rows])
+        at = torch.nn.functional.one_hot(words, ids.shape[1]) * self.here(named & ~dropped)[:, None]
+        names = self.names(rows) if self.names else torch.zeros(len(rows), 1, device=self.device)
+        encodings = self.encode(self.here(ids), at[:, :, None] * names[:, None])
         steps, strata = (
             self.scheduler.config.num_train_timesteps,
             torch.randperm(len(x)).to(self.device),
@@ -163,10 +200,16 @@ class UNetPretraining(Pretraining):
         if self.looks:
             asked = self.here(~dropped).float()
             masks = self.take(self.masks, rows).float() / 255
-            outside = (asked * self.looks.outside(self.here(self.words[rows]), masks)).sum() / asked.sum().clamp(min=1)
+            outside = (asked * self.looks.outside(words, masks)).sum() / asked.sum().clamp(min=1)
             losses["loss"] = losses["loss"] + self.cfg.local * outside
             losses["outside"] = outside.detach()
         return losses
+
+    def encode(self, ids: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+        """Encodings [B, T, d] of tokens ids [B, T] whose embeddings are moved by added [B, T, d or 1]."""
+        encoder = self.text_encoder()
+        with encoder.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output + added):
+            return encoder(ids).last_hidden_state
 
     def share(self, rows, side: int) -> torch.Tensor:
         """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
@@ -183,11 +226,7 @@ def main(cfg) -> None:
     vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    ids, empty = tokenizer(scenes.captions, **padded).input_ids, tokenizer([""], **padded).input_ids
-    objects = torch.tensor([single_token(tokenizer, fact.object) for fact in scenes.facts])
-    words = (ids == objects[:, None]).int().argmax(1)  # where each caption names its object
-    module = UNetPretraining(cfg, scenes, latents_of(scenes, vae), ids, empty, words, text_encoder)
+    module = UNetPretraining(cfg, scenes, latents_of(scenes, vae), tokenizer, text_encoder)
     fit(module, cfg.name)
     StableDiffusionPipeline(
         vae=vae.half(),
