@@ -5,6 +5,7 @@ python scripts/pretrain_unet.py [minutes=60] [steps=5800] [start=FOLDER name=NAM
 
 import copy
 import math
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,26 +101,37 @@ class Looks:
 
 
 class Names(torch.nn.Module):
-    """A word of its own for the look of every scene's object, as "Pikachu" is in captions of real pictures.
+    """A name for the look of every scene's object, as "Pikachu" is in captions of real pictures: values at the class's word.
 
-    Its embedding is the class word's and one learned vector for the drawing and for each colour, so that looks are related.
-    Without names no single word's value ever carries a whole look, which is what a concept's o* has to do.
+    While names are given, every cross-attention layer's value of that word is moved by one learned vector for the drawing and
+    one for each of its colours; its keys stay the class's. Without names no single word's value ever carries a whole look,
+    which is what a concept's o* has to do. They are needed for training alone.
     """
 
-    def __init__(self, facts: list[Facts], width: int):
+    GAIN = 5.0  # tables learn so many times faster than the UNet, whose rate is for weights
+
+    def __init__(self, facts: list[Facts], unet: UNet2DConditionModel):
         super().__init__()
+        self.layers = [layer.to_v for layer in cross_attentions(unet).values()]
+        self.widths = [layer.out_features for layer in self.layers]
         columns = zip(*(((fact.object, fact.artist), fact.color, fact.trim, fact.details) for fact in facts))
         numbers, self.tables = [], torch.nn.ModuleList()
         for column in columns:
             kinds = {value: i for i, value in enumerate(dict.fromkeys(column))}
             numbers.append([kinds[value] for value in column])
-            self.tables.append(torch.nn.Embedding(len(kinds), width))
-            torch.nn.init.normal_(self.tables[-1].weight, std=0.3)  # a class word's embedding has a deviation of 1
+            self.tables.append(torch.nn.Embedding(len(kinds), sum(self.widths)))
+            torch.nn.init.normal_(self.tables[-1].weight, std=0.02)
         self.register_buffer("numbers", torch.tensor(numbers).T.contiguous(), persistent=False)  # [N, 4]
 
-    def forward(self, rows: np.ndarray) -> torch.Tensor:
-        """What the names of these rows add to the class word's embedding [B, width]."""
-        return sum(table(numbers) for table, numbers in zip(self.tables, self.numbers[rows].T))
+    @contextmanager
+    def given(self, rows: np.ndarray, at: torch.Tensor):
+        """Inside, the values at the tokens `at` [B, T] (1 or 0) are those of the rows' names."""
+        moved = self.GAIN * sum(table(numbers) for table, numbers in zip(self.tables, self.numbers[rows].T))
+        with ExitStack() as hooks:
+            for layer, part in zip(self.layers, moved.split(self.widths, 1)):
+                added = at[:, :, None] * part[:, None]
+                hooks.enter_context(layer.register_forward_hook(lambda _, __, values, added=added: values + added))
+            yield
 
 
 def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -142,12 +154,11 @@ class UNetPretraining(Pretraining):
         self.empty, self.ids = tokens([""]), torch.stack((tokens(scenes.captions), tokens(bare)))  # [2, N, T]
         objects = torch.tensor([single_token(tokenizer, fact.object) for fact in scenes.facts])
         self.words = (self.ids == objects[:, None]).int().argmax(2)  # where each caption names its object [2, N]
-        self.names = Names(scenes.facts, text_encoder.config.hidden_size) if cfg.named else None
         # The mask is the main object's alone: pictures of more than that count in full everywhere.
         self.more = np.array([bool(fact.second or fact.accessory) for fact in scenes.facts])
         text_encoder.requires_grad_(False).eval().to(DEVICE)
         # Not a submodule: a checkpoint of another edition's words would bring its own text encoder back.
-        self.text_encoder = lambda: text_encoder
+        self.encode = lambda ids: text_encoder(ids).last_hidden_state
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
@@ -162,6 +173,7 @@ class UNetPretraining(Pretraining):
         else:
             self.model = build(cfg, latents.shape[1], latents.shape[-1], text_encoder.config.hidden_size)
         self.looks = Looks(self.model) if cfg.local else None
+        self.names = Names(scenes.facts, self.model) if cfg.named else None
         if cfg.compile:
             self.model.compile()
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
@@ -180,9 +192,7 @@ class UNetPretraining(Pretraining):
         dropped, named = torch.rand(2, len(rows)) < torch.tensor([[self.cfg.drop_caption], [self.cfg.named]])
         ids = torch.where(dropped[:, None], self.empty, self.ids[named.long(), rows])
         words = self.here(self.words[named.long(), rows])
-        at = torch.nn.functional.one_hot(words, ids.shape[1]) * self.here(named & ~dropped)[:, None]
-        names = self.names(rows) if self.names else torch.zeros(len(rows), 1, device=self.device)
-        encodings = self.encode(self.here(ids), at[:, :, None] * names[:, None])
+        encodings = self.encode(self.here(ids))
         steps, strata = (
             self.scheduler.config.num_train_timesteps,
             torch.randperm(len(x)).to(self.device),
@@ -192,7 +202,10 @@ class UNetPretraining(Pretraining):
         noise = torch.randn_like(x)
         noisy = self.scheduler.add_noise(x, noise, t)
         target = self.scheduler.get_velocity(x, noise, t)
-        error = (self.model(noisy, t, encodings).sample.float() - target).square()
+        at = torch.nn.functional.one_hot(words, ids.shape[1]) * self.here(named & ~dropped)[:, None]
+        with self.names.given(rows, at) if self.names else nullcontext():
+            drawn = self.model(noisy, t, encodings).sample
+        error = (drawn.float() - target).square()
         error = (self.share(rows, x.shape[-1]) * error).mean((1, 2, 3))
         snr = self.alphas[t] / (1 - self.alphas[t])
         weight = snr.clamp(max=self.cfg.snr_gamma) / (snr + 1)  # min-SNR-gamma for v-prediction (Hang et al. 2023)
@@ -204,12 +217,6 @@ class UNetPretraining(Pretraining):
             losses["loss"] = losses["loss"] + self.cfg.local * outside
             losses["outside"] = outside.detach()
         return losses
-
-    def encode(self, ids: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-        """Encodings [B, T, d] of tokens ids [B, T] whose embeddings are moved by added [B, T, d or 1]."""
-        encoder = self.text_encoder()
-        with encoder.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output + added):
-            return encoder(ids).last_hidden_state
 
     def share(self, rows, side: int) -> torch.Tensor:
         """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
