@@ -25,6 +25,7 @@ $(LINT)/.installed: .ci/tools.txt
 
 lint: $(LINT)/.installed
 	$(LINT)/bin/ruff check
+	$(LINT)/bin/ruff format --check
 	$(LINT)/bin/mypy
 
 check: lint $(VENV)/.installed

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Build the sdist and the wheel, and run the wheel in an empty folder outside the checkout, with the packages of $PYTHON.
+# Build the sdist and the wheel, and run the wheel in an empty folder outside the checkout, with the packages of $PYTHON; and once with its
+# own dependencies alone.
 #   PYTHON=.venv/bin/python scripts/check_wheel.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PYTHON=$(realpath -s "${PYTHON:-.venv/bin/python}")
+constraints=$PWD/constraints.txt
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PYTHONDONTWRITEBYTECODE=1
@@ -31,5 +33,27 @@ mkdir "$work/empty" && cd "$work/empty"
 ls outputs/train outputs/generate outputs/evaluate >/dev/null # written here,
 after=$(cd "$work/site" && find . -type f | sort)
 diff <(echo "$before") <(echo "$after") # and nothing beside the package
+
+# With its own dependencies alone, those of no extra: a concept on a stock pipeline.
+cd "$work/empty"
+"$PYTHON" -m venv "$work/core"
+env -u PYTHONPATH "$work/core/bin/python" -m pip install -qq --disable-pip-version-check -c "$constraints" "$work"/dist/*.whl
+env -u PYTHONPATH "$work/core/bin/python" -W ignore - <<'SCRIPT'
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+import perfusion
+
+assert not [name for name in ("hydra", "omegaconf", "pytorch_lightning", "open_clip", "matplotlib") if find_spec(name)]
+world = Path(perfusion.__file__).parent / "assets/emojiland/pipeline"
+pipe = StableDiffusionPipeline.from_pretrained(world, dtype=torch.float32)
+pipe.set_progress_bar_config(disable=True)
+handle = perfusion.load_concepts(pipe, {"teddy*": "teddy.safetensors"})
+assert pipe("a teddy* on a beach", height=64, width=64, num_inference_steps=2).images[0].size == (64, 64)
+handle.unload()
+SCRIPT
 ls -lh "$work"/dist
 echo "the wheel and the sdist work"

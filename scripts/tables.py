@@ -263,14 +263,24 @@ def reliability() -> str:
          f"{fuzz['silent_loads']} loaded wrong, {fuzz['tracebacks']} tracebacks, {fuzz['over_memory']} over twice the file's memory"),
         ("a value is given to a key", f"{inputs['bad_inputs']:,} checked, {inputs['runs']:,} of those that fit run",
          f"{inputs['tracebacks']} tracebacks"),
-        (f"concepts are loaded, drawn with, by up to {soak['soak_threads']} threads at once, unloaded",
-         f"{soak['soak_loads']:,} times, {soak['soak_pictures']:,} pictures, {soak['soak_pipelines']} pipelines",
+        (f"concepts are loaded, drawn with by {soak['soak_threads']} threads at once, unloaded, on one pipeline",
+         f"{soak['soak_loads']:,} times, {soak['soak_pictures']:,} pictures",
          f"{soak['soak_wrong_pictures']} wrong pictures, memory {soak['soak_memory_growth']:+.1%} after the first tenth"),
         *((what, f"{places['places_rounds']} {'round' if places['places_rounds'] == 1 else 'rounds'} of every command", f"{places[key]} problems") for what, key in (
             ("a disk fills up", "places_full_disk"), ("a folder is read-only", "places_read_only"),
             ("the clock goes back", "places_clock_back"), ("two runs write to one folder", "places_two_runs"))),
     ]  # fmt: skip
     return table("what happens | how often | what went wrong", rows)
+
+
+def denoisers() -> str:
+    """What a concept is at the true shape of each model."""
+    numbers = ("cross_attentions", "encoding", "embedding", "trained_numbers", "file_bytes")
+    rows = [(name, *(f"{shape[n]:,}" for n in numbers)) for name, shape in load("true_shapes_models").items()]
+    return table(
+        "at the true shape of | cross-attentions | e as K and V see it | word embedding | trained numbers | file, bytes",
+        rows,
+    )
 
 
 def unet_cost() -> str:
@@ -281,7 +291,7 @@ def unet_cost() -> str:
 
 TABLES = {f.__name__: f for f in (
     measured, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, recipes, models, unet_cost,
-    reliability,
+    reliability, denoisers,
 )}  # fmt: skip
 
 

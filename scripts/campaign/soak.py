@@ -1,7 +1,7 @@
 """Concepts loaded, drawn with and unloaded again and again: python scripts/campaign/soak.py --loads 10000
 
-One tiny pipeline; in every round one or two of twenty concept files are loaded, a thread draws, in every fourth round four
-threads at once, and the concepts are unloaded. Every drawn picture must be what its concepts drew the first time, the base
+One tiny pipeline; in every round one or two of twenty concept files are loaded, four threads draw with it at once, and the
+concepts are unloaded. Every drawn picture must be what its concepts drew the first time, the base
 model's picture at the end what it was at the start, to the last bit, and the memory, after the first tenth, flat within 2 %.
 --pipelines of them share the loads side by side; the memory is the worst one's.
 """
@@ -62,7 +62,7 @@ def soaked(pipe, files: dict[str, list[Path]], loads: int, seed: str, to: Path) 
         if random.random() < 0.5:
             chosen["teapot*"] = random.choice(files["teapot*"])
         handle = load_concepts(pipe, chosen)
-        drawn = together(pipe, random.choices(range(len(PROMPTS)), k=1 if i % 4 else THREADS))
+        drawn = together(pipe, random.choices(range(len(PROMPTS)), k=THREADS))
         handle.unload()
         pictures += len(drawn)
         for which, seen in drawn:
