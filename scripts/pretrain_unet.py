@@ -108,7 +108,7 @@ class Names(torch.nn.Module):
     which is what a concept's o* has to do. They are needed for training alone.
     """
 
-    GAIN = 5.0  # tables learn so many times faster than the UNet, whose rate is for weights
+    GAIN = 25.0  # tables learn so many times faster than the UNet, whose rate is for weights
 
     def __init__(self, facts: list[Facts], unet: UNet2DConditionModel):
         super().__init__()
@@ -120,7 +120,7 @@ class Names(torch.nn.Module):
             kinds = {value: i for i, value in enumerate(dict.fromkeys(column))}
             numbers.append([kinds[value] for value in column])
             self.tables.append(torch.nn.Embedding(len(kinds), sum(self.widths)))
-            torch.nn.init.normal_(self.tables[-1].weight, std=0.02)
+            torch.nn.init.normal_(self.tables[-1].weight, std=0.004)
         self.register_buffer("numbers", torch.tensor(numbers).T.contiguous(), persistent=False)  # [N, 4]
 
     @contextmanager
