@@ -67,7 +67,6 @@ class Model(Group):
     captions: Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", description="a module, as in perfusion.learning.captions")]
     covariances: Path | None = None
     shrinkage: number(0, 1000)
-    select_from: whole(0)
     flip: Flag = True
     learning_rate: LearningRate
     rates: Rates | None = None
