@@ -124,9 +124,10 @@ class Names(torch.nn.Module):
         self.register_buffer("numbers", torch.tensor(numbers).T.contiguous(), persistent=False)  # [N, 4]
 
     @contextmanager
-    def given(self, rows: np.ndarray, at: torch.Tensor):
-        """Inside, the values at the tokens `at` [B, T] (1 or 0) are those of the rows' names."""
-        moved = self.GAIN * sum(table(numbers) for table, numbers in zip(self.tables, self.numbers[rows].T))
+    def given(self, rows: np.ndarray, at: torch.Tensor, whole: torch.Tensor):
+        """Inside, the values at the tokens `at` [B, T] (1 or 0) are those of the rows' names; of the body's colour where `whole` [B]."""
+        drawing, color, *parts = (table(numbers) for table, numbers in zip(self.tables, self.numbers[rows].T))
+        moved = self.GAIN * sum((drawing, whole[:, None] * color, *parts))
         with ExitStack() as hooks:
             for layer, part in zip(self.layers, moved.split(self.widths, 1)):
                 added = at[:, :, None] * part[:, None]
@@ -147,13 +148,19 @@ class UNetPretraining(Pretraining):
         self.latents, self.masks = latents, scenes.masks
         padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         tokens = lambda texts: tokenizer(texts, **padded).input_ids
-        bare = [
-            describe(replace(fact, color=None, trim=None, details=None), np.random.default_rng([cfg.seed, i]), styled=0)
-            for i, fact in enumerate(scenes.facts)
-        ]
-        self.empty, self.ids = tokens([""]), torch.stack((tokens(scenes.captions), tokens(bare)))  # [2, N, T]
+        # Words tell the body's colour alone: two more colours in a prompt would be anyone's. Names tell those of the parts.
+        rng = lambda i: np.random.default_rng([cfg.seed, i])
+        plain = [replace(fact, trim=None, details=None) for fact in scenes.facts]
+        texts = (
+            [describe(fact, rng(i)) for i, fact in enumerate(plain)],
+            # beside a name without the body's colour, and beside a whole one
+            [describe(fact, rng(i), styled=0) for i, fact in enumerate(plain)],
+            [describe(replace(fact, color=None), rng(i), styled=0) for i, fact in enumerate(plain)],
+        )
+        self.empty, self.ids = tokens([""]), torch.stack([tokens(text) for text in texts])  # [3, N, T]
+        self.parted = torch.tensor([bool(fact.trim or fact.details) for fact in scenes.facts])
         objects = torch.tensor([single_token(tokenizer, fact.object) for fact in scenes.facts])
-        self.words = (self.ids == objects[:, None]).int().argmax(2)  # where each caption names its object [2, N]
+        self.words = (self.ids == objects[:, None]).int().argmax(2)  # where each caption names its object [3, N]
         # The mask is the main object's alone: pictures of more than that count in full everywhere.
         self.more = np.array([bool(fact.second or fact.accessory) for fact in scenes.facts])
         text_encoder.requires_grad_(False).eval().to(DEVICE)
@@ -189,9 +196,12 @@ class UNetPretraining(Pretraining):
 
     def loss(self, rows):
         x = self.take(self.latents, rows).float()
-        dropped, named = torch.rand(2, len(rows)) < torch.tensor([[self.cfg.drop_caption], [self.cfg.named]])
-        ids = torch.where(dropped[:, None], self.empty, self.ids[named.long(), rows])
-        words = self.here(self.words[named.long(), rows])
+        shares = torch.tensor([self.cfg.drop_caption, self.cfg.named, 0.5])
+        dropped, named, said = torch.rand(3, len(rows)) < shares[:, None]
+        named = named | self.parted[rows] if self.names else named
+        wording = torch.where(named, torch.where(said, 1, 2), 0)
+        ids = torch.where(dropped[:, None], self.empty, self.ids[wording, rows])
+        words = self.here(self.words[wording, rows])
         encodings = self.encode(self.here(ids))
         steps, strata = (
             self.scheduler.config.num_train_timesteps,
@@ -203,7 +213,7 @@ class UNetPretraining(Pretraining):
         noisy = self.scheduler.add_noise(x, noise, t)
         target = self.scheduler.get_velocity(x, noise, t)
         at = torch.nn.functional.one_hot(words, ids.shape[1]) * self.here(named & ~dropped)[:, None]
-        with self.names.given(rows, at) if self.names else nullcontext():
+        with self.names.given(rows, at, self.here(wording == 2)) if self.names else nullcontext():
             drawn = self.model(noisy, t, encodings).sample
         error = (drawn.float() - target).square()
         error = (self.share(rows, x.shape[-1]) * error).mean((1, 2, 3))
