@@ -15,6 +15,7 @@ from perfusion.method.gates import check_gate
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import add_placeholders, held_tokens
+from perfusion.method.text_encoders import text_encoder_of
 from perfusion.plots import attempt, grid
 
 ACROSS, DOWN = 12, 40  # pictures of a prompt, and prompts, that the overview shows
@@ -30,13 +31,13 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
     check_model(cfg.model, ("path",))
     check_gate(concepts, **gate)
     tokenizer, ids = add_placeholders(load_tokenizer(cfg.model), list(concepts))
-    # By its tokens: "teddy*s" and "teddy *" are other words, and of a long prompt the end is cut.
-    for prompt, held in zip(prompts, held_tokens(tokenizer, prompts)):
-        if concepts and not held & set(ids.values()):
-            log.warning(f'prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
     device = check_device(cfg.device)
     pipe = load_pipeline(cfg.model, device)
     if concepts:
+        # By its tokens: "teddy*s" and "teddy *" are other words, and of a long prompt the end is cut.
+        for prompt, held in zip(prompts, held_tokens(tokenizer, prompts, text_encoder_of(pipe))):
+            if not held & set(ids.values()):
+                log.warning(f'prompt "{prompt}" holds none of {list(concepts)}, so the base model alone draws it.')
         load_concepts(pipe, concepts).set_gate(**gate)
     repeated = [p for p in prompts for _ in range(cfg.images)]
     seeds = [cfg.seed + i for _ in prompts for i in range(cfg.images)]

@@ -16,7 +16,7 @@ from perfusion.atomic import check_place
 from perfusion.config import check
 from perfusion.errors import UserError
 from perfusion.learning.checkpoints import tensors
-from perfusion.learning.models import check_model, load_pipeline, load_tokenizer
+from perfusion.learning.models import base_model, check_model, load_pipeline, load_tokenizer
 from perfusion.method.concept import Concept
 from perfusion.method.edit import energy, gate, target_key
 from perfusion.method.fingerprint import hash_of
@@ -159,7 +159,7 @@ def run(cfg: DictConfig) -> None:
         trigger,
         base_id=cfg.model.id,
         licence=cfg.licence,
-        config={"imported": Path(cfg.file).name},
+        config={"imported": Path(cfg.file).name} | base_model(cfg.model),
     )
     concept.save(cfg.output)
     print(f"concept: {cfg.output}, to be written as {trigger} in prompts")

@@ -9,7 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from perfusion.learning.models import covariance
+from perfusion.learning.models import base_model, covariance
 from perfusion.learning.module import PerfusionModule, about
 from perfusion.method.concept import Concept
 from perfusion.method.edit import inverse_metric
@@ -36,7 +36,7 @@ def module_of(cfg: DictConfig, pipe, latents, concept: DictConfig) -> tuple:
     """The LightningModule of cfg.method, what its files tell beside what was learned, and C's condition (None of baselines)."""
     settings = OmegaConf.to_container(cfg, resolve=True)
     metadata = {"base_id": cfg.model.id, "base_hash": pipe._perfusion_base_hash, "licence": cfg.model.licence}
-    metadata["config"] = {name: settings[name] for name in SETTINGS}
+    metadata["config"] = {name: settings[name] for name in SETTINGS} | base_model(cfg.model)
     common = {"batch_size": cfg.batch_size, "seed": cfg.seed}
     if cfg.method.module:
         metadata["config"]["method"] = settings["method"]

@@ -25,6 +25,7 @@ from perfusion.learning.captions import Captions
 from perfusion.method.covariance import Covariance, second_moment
 from perfusion.method.denoiser import denoiser_of
 from perfusion.method.fingerprint import hash_of
+from perfusion.method.hub import REPO
 from perfusion.method.text_encoders import text_encoder_of
 
 log = logging.getLogger(__name__)
@@ -153,6 +154,12 @@ def encodings_width(model: DictConfig) -> int:
 
 def is_single_file(model: DictConfig) -> bool:
     return Path(model.path).suffix in (".safetensors", ".ckpt")
+
+
+def base_model(model: DictConfig) -> dict[str, str]:
+    """{"base_model": its hub id} for a concept file's config, which the model card names; nothing for a local path."""
+    local = is_single_file(model) or Path(model.path).exists() or not REPO.fullmatch(model.path)
+    return {} if local else {"base_model": model.path}
 
 
 def load_tokenizer(model: DictConfig):

@@ -56,6 +56,7 @@ def card(concept, repo: str, picture: bool = False) -> str:
     """The model card in Markdown, its metadata as YAML on top, for a concept that will live in `repo`, beside a picture or not."""
     from huggingface_hub import ModelCardData
 
+    base = concept.config.get("base_model") or concept.base_id
     prompts = [p.format(concept.trigger) for p in PROMPTS]
     widget: list[dict] = [{"text": p} for p in prompts]
     if picture:
@@ -65,7 +66,7 @@ def card(concept, repo: str, picture: bool = False) -> str:
     data = ModelCardData(
         license="other",
         license_name=concept.licence or "unknown",
-        base_model=concept.base_id if "/" in concept.base_id else None,
+        base_model=base if REPO.fullmatch(base) else None,
         library_name="perfusion",
         pipeline_tag="text-to-image",
         tags=["perfusion", "personalization", "diffusers"],

@@ -1,7 +1,5 @@
 """PixArt (alpha and Sigma) and Sana as whole pipelines: text, noise, training, drawing, files. Tiny models of the true classes."""
 
-from importlib.util import find_spec
-
 import hydra
 import measure_gate
 import numpy as np
@@ -273,7 +271,6 @@ def test_energies_are_measured_on_each(pipe, tmp_path, monkeypatch):
     assert (tmp_path / "gate.png").stat().st_size > 1000
 
 
-@pytest.mark.skipif(find_spec("bs4") is None, reason="captions are cleaned with beautifulsoup4")
 def test_cleaned_captions_keep_the_concepts_word(tmp_path):
     """PixArt's cleaning, on by default, takes asterisks out: not of a call with a concept's word."""
     pipe = TINY["pixart"]()

@@ -5,15 +5,21 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import hydra
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from omegaconf import OmegaConf
 from PIL import Image
 
 from perfusion.commands.cli import main
 from perfusion.commands.concept_files import info
+from perfusion.config import CONF
 from perfusion.errors import UserError
+from perfusion.learning.methods import module_of
 from perfusion.method.concept import Concept
+from perfusion.method.covariance import Covariance
+from perfusion.method.fingerprint import hash_of
 from perfusion.method.hub import FILE, card, fetch
 from perfusion.method.pipeline import load_concepts
 
@@ -23,7 +29,8 @@ COMMIT = "a" * 40
 @pytest.fixture
 def saved(pipe, make_concept, tmp_path):
     concept = make_concept(pipe)
-    concept.licence, concept.base_id, concept.config = "CC BY 4.0", "someone/tiny", {"seed": 3}
+    concept.licence, concept.base_id = "CC BY 4.0", "tiny"
+    concept.config = {"seed": 3, "base_model": "someone/tiny"}
     concept.save(tmp_path / "teddy.safetensors")
     return tmp_path / "teddy.safetensors"
 
@@ -77,8 +84,38 @@ def test_card(saved):
     assert all("output" not in w for w in read.widget) and "![" not in text
     shown = card(concept, "user/teddy", picture=True)
     assert ModelCard(shown).data.widget[0]["output"] == {"url": "picture.png"} and "](picture.png)" in shown
-    concept.base_id = "emojiland"  # not on the hub
-    assert ModelCard(card(concept, "user/teddy")).data.base_model is None
+    assert "base model | tiny, hash" in text
+    of = lambda: ModelCard(card(concept, "user/teddy")).data.base_model
+    concept.config = {}  # a file of before
+    assert of() is None
+    concept.base_id = "someone/tiny"
+    assert of() == "someone/tiny"
+    concept.base_id = "/models/tiny"
+    assert of() is None
+
+
+@pytest.mark.parametrize("overrides, base_id, base_model", [
+    (["model=sd15"], "sd-1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+    (["model=sana"], "sana-1.6b", "Efficient-Large-Model/Sana_1600M_1024px_diffusers"),
+    (["model=sd15", "method=textual_inversion"], "sd-1.5", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+    (["model=sd15", "model.path=models/tiny"], "sd-1.5", None),
+    (["model=sd15", "model.path=models/tiny.safetensors"], "sd-1.5", None),
+    ([], "emojiland", None),
+])  # fmt: skip
+def test_training_writes_the_card_s_base_model(pipe, tmp_path, monkeypatch, overrides, base_id, base_model):
+    (tmp_path / "models/tiny").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("perfusion.learning.methods.covariance", lambda *_, **__: Covariance(torch.eye(32), 1, "c"))
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = hydra.compose("train", overrides)
+    pipe._perfusion_base_hash = hash_of(pipe)
+    module, metadata, _ = module_of(cfg, pipe, None, OmegaConf.create({"name": "teddy*", "super_category": "teddy"}))
+    assert (metadata["base_id"], metadata["config"].get("base_model")) == (base_id, base_model)
+    if cfg.method.module:  # a baseline, which is not pushed
+        return
+    module.concept(**metadata).save("teddy.safetensors")
+    assert ModelCard(card(Concept.load("teddy.safetensors"), "user/teddy")).data.base_model == base_model
+    assert f"base_id            {base_id}" in info("teddy.safetensors")
 
 
 def test_info(saved, cache, pipe, make_concept):
