@@ -148,14 +148,12 @@ class UNetPretraining(Pretraining):
         self.latents, self.masks = latents, scenes.masks
         padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         tokens = lambda texts: tokenizer(texts, **padded).input_ids
-        # Words tell the body's colour alone: two more colours in a prompt would be anyone's. Names tell those of the parts.
         rng = lambda i: np.random.default_rng([cfg.seed, i])
-        plain = [replace(fact, trim=None, details=None) for fact in scenes.facts]
         texts = (
-            [describe(fact, rng(i)) for i, fact in enumerate(plain)],
+            scenes.captions,
             # beside a name without the body's colour, and beside a whole one
-            [describe(fact, rng(i), styled=0) for i, fact in enumerate(plain)],
-            [describe(replace(fact, color=None), rng(i), styled=0) for i, fact in enumerate(plain)],
+            [describe(fact, rng(i), styled=0) for i, fact in enumerate(scenes.facts)],
+            [describe(replace(fact, color=None), rng(i), styled=0) for i, fact in enumerate(scenes.facts)],
         )
         self.empty, self.ids = tokens([""]), torch.stack([tokens(text) for text in texts])  # [3, N, T]
         self.parted = torch.tensor([bool(fact.trim or fact.details) for fact in scenes.facts])

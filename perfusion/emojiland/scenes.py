@@ -84,11 +84,12 @@ def _named(noun: str, artist: str | None, styled: float, rng: np.random.Generato
 def describe(facts: Facts, rng: np.random.Generator, styled: float = STYLED) -> str:
     """A caption of the facts; its wording varies with `rng`. A place it does not name is a plain background.
 
+    It says the body's colour alone: an encoding that is the same in every context (a gate needs that) would not tell whose a
+    second colour is. The UNet learns colours of parts by names (scripts/pretrain_unet.py).
+
     styled: the share of objects whose artist is named ("a teddy in noto style").
     """
     noun = f"{facts.color} {facts.object}" if facts.color else facts.object
-    said = [f"{color} {part}" for color, part in ((facts.trim, "trim"), (facts.details, "details")) if color]
-    noun = f"{noun} with {' and '.join(said)}" if said else noun
     noun = _named(noun, facts.artist, styled, rng)
     if facts.art:
         opening = f"{ARTS[facts.art]} {article(noun)}"
