@@ -1,5 +1,6 @@
 """Files that are there whole or not at all: written under another name beside the path, then renamed."""
 
+import errno
 import json
 import os
 from collections.abc import Iterator
@@ -27,6 +28,10 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")  # some file systems end names at 255 bytes
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if (
+            path.exists() and not path.is_file() and not path.is_dir()
+        ):  # a device, say, in whose place a file would come
+            raise OSError(errno.EEXIST, "it is no regular file")
         part.touch()
         mode = part.stat().st_mode  # by the umask; safetensors makes its files readable by their owner alone
         yield part
@@ -97,8 +102,8 @@ def check_place(field: str, path: str | os.PathLike) -> None:
     """Raises UserError where no file can be written at `path`, by beginning one there; `field` is what named it."""
     path = Path(path)
     way_out = f"give a file in a folder that you can write to, as in {field}=outputs/{path.name or 'NAME'}."
-    if path.is_dir():
-        raise UserError(f"{field}={path} is a folder; {way_out}")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{field}={path} is {'a folder' if path.is_dir() else 'no regular file'}; {way_out}")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,8 @@
 
 import select
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 DISTRIBUTION = "key-locked-perfusion"  # the name on the package index; the import name is perfusion
@@ -12,6 +14,27 @@ class UserError(ValueError):
 
     The command line prints it without a traceback and exits with code 2; a library caller can catch it as ValueError.
     """
+
+
+@contextmanager
+def loading(wrong: str, way_out: str) -> Iterator[None]:
+    """A with-block that reads files which others wrote: whatever a library raises at damaged ones becomes a UserError.
+
+    wrong: names the file and says what is wrong with it; the reason follows in brackets, then the way out.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except (
+        Exception
+    ) as error:  # KeyError, TypeError, SafetensorError, tokenizers' bare Exception: each library has its own
+        said = first_sentence(error)[:300]
+        raise UserError(f"{wrong} ({type(error).__name__}{said and f': {said}'}); {way_out}.") from error
+
+
+def first_sentence(error: Exception) -> str:
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
 
 
 class Stopped(KeyboardInterrupt):

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from perfusion.errors import UserError, install
+from perfusion.errors import UserError, install, loading
 
 
 class ClipScorer:
@@ -93,12 +92,10 @@ def open_scorer(source: str, device: str | torch.device = "cpu") -> ClipScorer |
     check_scorer(source)
     local = source.startswith("local-dir:")
     of_clip = local and (Path(source.removeprefix("local-dir:")) / "open_clip_config.json").is_file()
-    try:
+    with loading(  # no network, unknown tag, damaged
+        f"scorer {source} cannot be loaded",
+        "give local-dir:FOLDER, or download it once where there is a network (HF_HOME says where the cache is)",
+    ):
         if source.startswith("timm:") or local and not of_clip:
             return TimmScorer(source.removeprefix("timm:"), device)
         return ClipScorer(source, device)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:  # no network, unknown tag, damaged
-        raise UserError(
-            f"scorer {source} cannot be loaded ({' '.join(str(error).split())}); give local-dir:FOLDER, or download it "
-            "once where there is a network (HF_HOME says where the cache is)."
-        ) from error

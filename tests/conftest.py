@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,6 +12,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from filelock import FileLock
 from helpers import louder, text_encoder, unet, vae
+from helpers_hub import hub_server
 from helpers_tokenizers import tiny_tokenizer
 
 from perfusion.method.concept import Concept
@@ -99,6 +101,23 @@ def make_concept():
         )
 
     return make
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A small hub that the real client talks to; its files go to the token hf_test."""
+    server = hub_server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    for name, value in {
+        "ENDPOINT": server.url,
+        "HUGGINGFACE_CO_URL_TEMPLATE": template,
+        "HF_HUB_OFFLINE": False,
+    }.items():
+        monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.fixture(scope="session")

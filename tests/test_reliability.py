@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from perfusion.atomic import WriteError, alone, whole, write_tensors, write_text
+from perfusion.atomic import WriteError, alone, check_place, whole, write_tensors, write_text
 from perfusion.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -94,6 +94,17 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.txt", "before")]
     with pytest.raises(WriteError, match="cannot be written"):
         write_text(tmp_path / "a.txt" / "b.txt", "in a file that is no folder")
+
+
+@pytest.mark.parametrize("name", ["pipe", "link"])
+def test_a_device_is_not_replaced_by_a_file(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/null")
+    with pytest.raises(UserError, match=f"concept_file=.*{name} is no regular file; give a file in a folder"):
+        check_place("concept_file", tmp_path / name)
+    with pytest.raises(WriteError, match=f"{name} cannot be written .it is no regular file."):
+        write_text(tmp_path / name, "a")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink() and len(list(tmp_path.iterdir())) == 2
 
 
 def test_one_run_in_a_folder(tmp_path):

@@ -28,7 +28,7 @@ class FactReader:
 
     @staticmethod
     def check(folder: str | Path, resolution: int) -> None:
-        """Raises UserError where the reader is not there, or reads no pictures of so many pixels."""
+        """Raises UserError where the reader is not there or damaged, or reads no pictures of so many pixels."""
         if resolution != SIDE:
             raise UserError(
                 f"evaluation.reader={folder} reads pictures of {SIDE} pixels, the model draws {resolution}; "
@@ -40,6 +40,7 @@ class FactReader:
                     f"evaluation.reader={folder} has no {file}; set evaluation.reader=null, or make Emojiland's "
                     "models with `make emojiland`."
                 )
+        Reader.load(Path(folder))
 
     def read(self, pictures: list[Image.Image], asked: list[dict[str, str]]) -> list[dict[str, bool | None]]:
         """Whether the object, each asked fact and the drawing are read right, a dict a picture; None where not asked."""

@@ -12,7 +12,7 @@ from perfusion.atomic import write_json, write_tensors
 from perfusion.emojiland.scenes import Facts
 from perfusion.emojiland.sprites import drawings
 from perfusion.emojiland.vocabulary import ACCESSORIES, ARTS, CLASSES, COLORS, PLACES
-from perfusion.errors import UserError
+from perfusion.errors import UserError, loading
 
 # Every head's labels; None is a label where a scene may lack the fact. `object` and `drawing` may hold two at a time.
 HEADS: dict[str, tuple] = {
@@ -54,14 +54,16 @@ class Reader(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> "Reader":
-        config = json.loads((folder / "config.json").read_text())
-        if json.loads(json.dumps(HEADS)) != config["heads"]:
-            raise UserError(
-                f"the reader in {folder} was trained on other labels than this Emojiland's; train it again."
-            )
-        reader = cls(config["width"])
-        weights = load_file(folder / "reader.safetensors")
-        reader.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
+        """Raises UserError for a damaged one, and for one of other labels."""
+        with loading(f"the reader in {folder} cannot be loaded", "fetch it again, or make it with `make emojiland`"):
+            config = json.loads((folder / "config.json").read_text())
+            if json.loads(json.dumps(HEADS)) != config["heads"]:
+                raise UserError(
+                    f"the reader in {folder} was trained on other labels than this Emojiland's; train it again."
+                )
+            reader = cls(config["width"])
+            weights = load_file(folder / "reader.safetensors")
+            reader.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in weights.items()})
         return reader.eval()
 
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from omegaconf import OmegaConf
-from yaml import YAMLError
 
-from perfusion.errors import UserError
+from perfusion.errors import UserError, loading
 
 Facts = dict[str, Collection[str]]  # {fact: words} that prompts may name
 
@@ -79,21 +78,18 @@ def read_prompts(path: str | Path, split: str | None = None, facts: Facts | None
 
 
 def _yaml(path: Path, text: str) -> dict[str, list[Prompt]]:
-    try:
+    wrong, way_out = (
+        f"evaluation.prompts={path} is not a prompt file",
+        "write each split as a list of {text: ..., FACT: ...}",
+    )
+    with loading(wrong, way_out):
         content = OmegaConf.to_container(OmegaConf.create(text))
         splits = {
             name: [Prompt(str(p["text"]), {k: str(v) for k, v in p.items() if k != "text"}) for p in prompts]
             for name, prompts in content.items()
         }
-    except (YAMLError, AttributeError, TypeError, KeyError, ValueError) as error:
-        raise UserError(
-            f"evaluation.prompts={path} is not a prompt file ({' '.join(str(error).split())[:120]}); "
-            "write each split as a list of {text: ..., FACT: ...}."
-        ) from error
     if not splits:
-        raise UserError(
-            f"evaluation.prompts={path} has no prompts; write each split as a list of {{text: ..., FACT: ...}}."
-        )
+        raise UserError(f"evaluation.prompts={path} has no prompts; {way_out}.")
     return splits
 
 
@@ -114,7 +110,10 @@ def _dreambench(path: Path, text: str) -> dict[str, list[Prompt]]:
     splits = {}
     for name, body in re.findall(r"(\w+)(?: Subject)? Prompts\s+prompt_list = \[(.*?)\]", text, flags=re.DOTALL):
         literals = re.findall(r"('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\s*\.format", body)
-        splits[name.lower()] = [Prompt(ast.literal_eval(s).replace("{0} {1}", "{}")) for s in literals]
+        with loading(
+            f"evaluation.prompts={path} has a prompt that is no Python text", "fetch it from google/dreambooth again"
+        ):
+            splits[name.lower()] = [Prompt(ast.literal_eval(s).replace("{0} {1}", "{}")) for s in literals]
     if not splits:
         raise UserError(
             f"evaluation.prompts={path} names prompt_list but has no list of prompts as DreamBench's "

@@ -10,7 +10,7 @@ import numpy as np
 from perfusion.errors import UserError
 from perfusion.evaluation.fronts import check_front
 from perfusion.experiments.sweep import NOT_KEYED
-from perfusion.results import read_result
+from perfusion.results import read_result, undamaged
 
 # What no number depends on, beside NOT_KEYED.
 NOT_COMPARED = (
@@ -33,10 +33,15 @@ class Arm:
 
 def read_jobs(folder: Path) -> dict[str, dict[tuple[str, int], tuple[Path, dict]]]:
     """{arm: {(concept, seed): (job folder, result)}}. Raises UserError where there are none, or of two base models."""
-    jobs = defaultdict(dict)
+    jobs, hashes = defaultdict(dict), set()
     for path in sorted(folder.glob("*/result.json")):
-        result = read_result(path)
-        about, other = result["job"], jobs[result["job"]["arm"]].get((result["job"]["concept"], result["job"]["seed"]))
+        with undamaged(path):
+            result = read_result(path)
+            about = result["job"]
+            other = jobs[about["arm"]].get((about["concept"], about["seed"]))
+            hashes.add(result["trained"]["base_hash"])
+            if missing := sorted({"config", "points", "prompts", "rows"} - result.keys()):
+                raise KeyError(*missing)
         if other:
             raise UserError(
                 f"{path.parent} and {other[0]} are both {about['arm']} of {about['concept']}, seed {about['seed']}, with "
@@ -47,7 +52,6 @@ def read_jobs(folder: Path) -> dict[str, dict[tuple[str, int], tuple[Path, dict]
         raise UserError(
             f"{folder} has no result of a job; run perfusion train -m +experiment={folder.name} first, from this folder."
         )
-    hashes = {result["trained"]["base_hash"] for of_arm in jobs.values() for _, result in of_arm.values()}
     if len(hashes) > 1:
         raise UserError(
             f"{folder} holds jobs of {len(hashes)} base models ({', '.join(sorted(hashes))}); remove those of the old one."
@@ -57,8 +61,13 @@ def read_jobs(folder: Path) -> dict[str, dict[tuple[str, int], tuple[Path, dict]
 
 def failures(folder: Path, jobs: dict) -> list[dict]:
     """What error.txt says of jobs (arm, concept, seed) that have no result under any settings."""
-    failed = [json.loads(p.read_text().splitlines()[0]) for p in sorted(folder.glob("*/error.txt"))]
-    return [f for f in failed if (f["concept"], f["seed"]) not in jobs.get(f["arm"], {})]
+    failed = []
+    for path in sorted(folder.glob("*/error.txt")):
+        with undamaged(path):
+            job = json.loads(path.read_text().splitlines()[0])
+            if (job["concept"], job["seed"]) not in jobs.get(job["arm"], {}):
+                failed.append(job)
+    return failed
 
 
 def arm_of(name: str, jobs: list[tuple[Path, dict]]) -> Arm:

@@ -19,7 +19,7 @@ from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.experiments.sweep import made_by
 from perfusion.plots import plain_text
-from perfusion.results import read_result
+from perfusion.results import read_result, undamaged
 
 PARTS = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html").module
 CURVES = {  # metrics.csv: what its axis says
@@ -59,8 +59,9 @@ def page(title: str, subtitle: str, sections: list[str]) -> str:
 @plain_text()
 def curves(metrics: Path, selection: list[dict]) -> str:
     """Training's curves and the selection's scores as one inlined SVG; nothing where there are none."""
-    rows = list(csv.DictReader(metrics.open())) if metrics.exists() else []
-    lines = {name: [(int(r["step"]), float(r[name])) for r in rows if r.get(name)] for name in CURVES}
+    with undamaged(metrics):
+        rows = list(csv.DictReader(metrics.open())) if metrics.exists() else []
+        lines = {name: [(int(r["step"]), float(r[name])) for r in rows if r.get(name)] for name in CURVES}
     shown = [(label, {"": lines[name]}) for name, label in CURVES.items() if lines[name]]
     if selection and "text" in selection[0]:
         by_score = {k: [(s["step"], s[k]) for s in selection] for k in ("image", "text", "score")}
@@ -93,15 +94,13 @@ def of_run(folder: Path) -> str:
     finished = "give the folder of a finished perfusion train or perfusion evaluate."
     if not file.is_file():
         raise UserError(f"run={folder} has no result.json; {finished}")
-    try:
+    with undamaged(file):
         result = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"run={folder} has a damaged result.json ({error}); run it again.") from error
-    if "kept_step" in result:
-        return of_training(folder, result)
-    if "points" not in read_result(file):
-        raise UserError(f"run={folder} holds the result of something else; {finished}")
-    return of_evaluation(folder, result)
+        if "kept_step" in result:
+            return of_training(folder, result)
+        if "points" not in read_result(file):
+            raise UserError(f"run={folder} holds the result of something else; {finished}")
+        return of_evaluation(folder, result)
 
 
 def training_sections(folder: Path, result: dict, about: str = "") -> list[str]:
@@ -126,11 +125,13 @@ def training_of(result: dict) -> list[str]:
         return []
     job = result["job"]
     about = f": {job['concept']}, {job['arm']}, seed {job['seed']}"
-    return training_sections(folder, json.loads((folder / "result.json").read_text()), about)
+    with undamaged(folder / "result.json"):
+        return training_sections(folder, json.loads((folder / "result.json").read_text()), about)
 
 
 def of_training(folder: Path, result: dict) -> str:
-    config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
+    with undamaged(folder / "config.yaml"):
+        config = OmegaConf.to_container(OmegaConf.load(folder / "config.yaml"))
     facts = [{"what": k.replace("_", " "), "value": v} for k, v in result.items() if k not in ("selection", "concept")]
     return page(
         f"{result['concept']}: training",
@@ -192,14 +193,15 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
     ]
     points = [{"arm": arm} | p for arm, a in result["arms"].items() for p in a["points"]]
     meant = [{"measure": k, "definition": v} for k, v in result["definitions"].items()]
-    unit = lambda job: (job[1]["job"]["concept"], job[1]["job"]["seed"])
-    done = sorted(((path, read_result(path)) for path in jobs.glob("*/result.json")), key=unit)
+    done = []
+    for path in jobs.glob("*/result.json"):
+        with undamaged(path):
+            evaluated = read_result(path)
+            done.append((*(evaluated["job"][key] for key in ("concept", "seed", "arm")), path, evaluated))
     fronts, first = [], {}
-    for path, evaluated in done:
-        about = evaluated["job"]
-        who = f"{about['concept']}, seed {about['seed']}, {about['arm']}"
-        fronts.append(picture(path.with_name("front.png"), who, "half"))
-        first.setdefault(about["arm"], evaluated)
+    for concept, seed, arm, path, evaluated in sorted(done, key=lambda job: job[:2]):
+        fronts.append(picture(path.with_name("front.png"), f"{concept}, seed {seed}, {arm}", "half"))
+        first.setdefault(arm, evaluated)
     columns = ["better", "worse", "claim", "measure", "difference", "interval", "sign_flip_p", "concepts_better"]
     return page(
         f"Experiment {name}",
@@ -229,7 +231,9 @@ def run(cfg: DictConfig) -> Path:
         )
     if cfg.name:
         joined = Path(cfg.results) / f"{cfg.name}.json"
-        text, path = of_experiment(cfg.name, joined, Path(cfg.multirun) / cfg.name), joined.with_suffix(".html")
+        with undamaged(joined):
+            text = of_experiment(cfg.name, joined, Path(cfg.multirun) / cfg.name)
+        path = joined.with_suffix(".html")
     else:
         text, path = of_run(Path(cfg.run)), Path(cfg.run) / "report.html"
     path = Path(cfg.output) if cfg.output else path

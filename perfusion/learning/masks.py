@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from perfusion.atomic import whole
 from perfusion.config import INSTALLED, ROOT, home
-from perfusion.errors import UserError
+from perfusion.errors import UserError, loading
 from perfusion.learning.pictures import decoded, is_mask
 
 log = logging.getLogger(__name__)
@@ -146,14 +146,12 @@ def segment(images: list[Image.Image], words: list[str], source: str) -> list[Im
     from transformers import AutoTokenizer, CLIPSegForImageSegmentation
     from transformers.models.auto import AutoImageProcessor
 
-    try:
+    with loading(
+        f"model.segmenter={source} cannot be loaded",
+        "give a whole CLIPSeg folder or hub id, put masks beside the pictures as NAME.mask.png, or learn without by masks=null",
+    ):
         model = CLIPSegForImageSegmentation.from_pretrained(source, dtype=torch.float32).eval()
         processor, tokenizer = AutoImageProcessor.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.segmenter={source} cannot be loaded ({' '.join(str(error).split())}); give a CLIPSeg folder or hub "
-            "id, put masks beside the pictures as NAME.mask.png, or learn without by masks=null."
-        ) from error
     pictures = processor(images=[i.convert("RGB") for i in images], return_tensors="pt")
     length = model.config.text_config.max_position_embeddings
     tokens = tokenizer(words, padding="max_length", max_length=length, truncation=True, return_tensors="pt")

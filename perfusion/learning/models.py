@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from transformers import AutoTokenizer, CLIPTextConfig
 
 from perfusion.config import home
-from perfusion.errors import UserError
+from perfusion.errors import UserError, first_sentence, loading
 from perfusion.learning.captions import Captions
 from perfusion.method.covariance import Covariance, second_moment
 from perfusion.method.denoiser import denoiser_of
@@ -69,28 +69,28 @@ def check_model(model: DictConfig, parts: tuple[str, ...] = ("path", "segmenter"
 
 def _check_scheduler(model: DictConfig) -> None:
     """Whether the scheduler can be made of the model's own, for so many steps: some need packages, or steps of their own."""
-    source = model.config if is_single_file(model) else model.path
+    source, names = _source(model), _index(model)
     try:
-        name = model.get("scheduler") or DiffusionPipeline.load_config(source)["scheduler"][1]
+        name = model.get("scheduler") or names["scheduler"][1]
         getattr(diffusers, name).from_pretrained(source, subfolder="scheduler").set_timesteps(model.steps)
     except Exception as error:  # each scheduler's own
         raise UserError(
             f"model.scheduler={model.get('scheduler') or 'null'} cannot draw in model.steps={model.steps} here "
-            f"({_first_sentence(error)}); give another number of steps, or a scheduler such as DDIMScheduler."
+            f"({first_sentence(error)}); give another number of steps, or a scheduler such as DDIMScheduler."
         ) from error
 
 
 def _check_kind(model: DictConfig) -> None:
     """What the pipeline's kind alone allows."""
-    source = model.config if is_single_file(model) else model.path
-    if DiffusionPipeline.load_config(source)["_class_name"].startswith("Sana") and model.resolution % 32:
+    if _index(model)["_class_name"].startswith("Sana") and model.resolution % 32:
         raise UserError(f"model.resolution={model.resolution} does not work for Sana; a multiple of 32 is allowed.")
     if not model.get("scheduler"):
         return
     kinds = {name: getattr(diffusers, name) for name in SCHEDULERS}
     flows = [n for n, kind in kinds.items() if "use_flow_sigmas" in inspect.signature(kind.__init__).parameters]
-    own = diffusers.DDPMScheduler.load_config(source, subfolder="scheduler")
-    if own.get("prediction_type") == "flow_prediction" and model.scheduler not in flows:
+    with _whole(model):
+        own = diffusers.DDPMScheduler.load_config(_source(model), subfolder="scheduler").get("prediction_type")
+    if own == "flow_prediction" and model.scheduler not in flows:
         raise UserError(
             f"model.scheduler={model.scheduler} cannot draw with a flow-matching model; allowed are null, for the pipeline's "
             f"own, and: {', '.join(flows)}."
@@ -120,13 +120,9 @@ def _check_source(key: str, source: str, file: str) -> None:
     except (OSError, ValueError) as error:
         raise UserError(
             f"model.{key}={source} is no folder here and not in the Hugging Face cache, and could not be fetched "
-            f"({type(error).__name__}: {_first_sentence(error)}); give a local folder, or download it once where there is a "
+            f"({type(error).__name__}: {first_sentence(error)}); give a local folder, or download it once where there is a "
             "network, with its licence accepted (HF_HOME says where the cache is)."
         ) from error
-
-
-def _first_sentence(error: Exception) -> str:
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
 
 
 def check_device(device: str | None) -> str:
@@ -136,20 +132,42 @@ def check_device(device: str | None) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
-            f"device={device} cannot be used here ({_first_sentence(error)}); give cpu, or null for what there is."
+            f"device={device} cannot be used here ({first_sentence(error)}); give cpu, or null for what there is."
         ) from error
     return device
 
 
 def encodings_width(model: DictConfig) -> int:
     """How wide the encodings are that the cross-attentions see, out of the configurations alone."""
-    source = model.config if is_single_file(model) else model.path
-    names = DiffusionPipeline.load_config(source)
-    if "transformer" in names:  # which projects them
-        shape = PixArtTransformer2DModel.load_config(source, subfolder="transformer")
-        return shape["num_attention_heads"] * shape["attention_head_dim"]
-    parts = [name for name in ("text_encoder", "text_encoder_2") if name in names]
-    return sum(CLIPTextConfig.from_pretrained(source, subfolder=name).hidden_size for name in parts)
+    source, names = _source(model), _index(model)
+    with _whole(model):
+        if "transformer" in names:  # which projects them
+            shape = PixArtTransformer2DModel.load_config(source, subfolder="transformer")
+            return shape["num_attention_heads"] * shape["attention_head_dim"]
+        parts = [name for name in ("text_encoder", "text_encoder_2") if name in names]
+        return sum(CLIPTextConfig.from_pretrained(source, subfolder=name).hidden_size for name in parts)
+
+
+def _source(model: DictConfig) -> str:
+    """The folder or hub id of its configurations and tokenizer."""
+    return model.config if is_single_file(model) else model.path
+
+
+def _whole(model: DictConfig):
+    """A with-block in which whatever the model's files cannot be loaded for is a UserError."""
+    return loading(
+        f"model.path={model.path} cannot be loaded",
+        "give a whole pipeline: a folder, a hub id that is cached or can be reached, or a single file with model.config",
+    )
+
+
+def _index(model: DictConfig) -> dict:
+    """What model_index.json says: the pipeline's class and its parts. Raises UserError for a damaged one."""
+    with _whole(model):
+        names = DiffusionPipeline.load_config(_source(model))
+        if not isinstance(names, dict) or not isinstance(names.get("_class_name"), str):
+            raise TypeError(f"{_source(model)} has a model_index.json that names no pipeline")
+    return names
 
 
 def is_single_file(model: DictConfig) -> bool:
@@ -164,13 +182,9 @@ def base_model(model: DictConfig) -> dict[str, str]:
 
 def load_tokenizer(model: DictConfig):
     """The (first) tokenizer alone, to check words before any weights load. Raises UserError where it is not there."""
-    source = model.config if is_single_file(model) else model.path
-    try:
+    source = _source(model)
+    with loading(f"model {source} has no tokenizer that can be loaded", "give a whole pipeline"):
         return AutoTokenizer.from_pretrained(source, subfolder="tokenizer")
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model {source} has no tokenizer that can be loaded ({_first_sentence(error)}); give a whole pipeline."
-        ) from error
 
 
 def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
@@ -180,9 +194,9 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
     # is a cast of float16, and the pipeline remembers the hash.
     dtype = getattr(torch, model.dtype)
     load = {"dtype": torch.float16 if dtype == torch.bfloat16 else dtype}
-    try:
+    with _whole(model):
         if is_single_file(model):
-            names = DiffusionPipeline.load_config(model.config)
+            names = _index(model)
             if "unet" not in names:
                 raise UserError(
                     f"model.path={model.path} is a single file of {names['_class_name']}; single files of Stable Diffusion "
@@ -193,13 +207,6 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
             pipe = cls.from_single_file(model.path, config=model.config, **unsafe, **load)
         else:
             pipe = DiffusionPipeline.from_pretrained(model.path, **load)
-    except UserError:
-        raise
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model.path={model.path} cannot be loaded ({_first_sentence(error)}); give a whole pipeline: a folder, a hub "
-            "id that is cached or can be reached, or a single file with model.config."
-        ) from error
     pipe.set_progress_bar_config(disable=True)
     pipe.register_to_config(_name_or_path=model.id)
     if model.get("scheduler"):
@@ -220,7 +227,7 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
             pipe.enable_xformers_memory_efficient_attention()
         except (ModuleNotFoundError, ValueError) as error:
             raise UserError(
-                f"model.attention=xformers cannot be had ({_first_sentence(error)}); allowed without it are sdpa and sliced."
+                f"model.attention=xformers cannot be had ({first_sentence(error)}); allowed without it are sdpa and sliced."
             ) from error
     return pipe
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # reading a file needs no torch, which takes seconds to impor
     from torch import Tensor
 
 FORMAT_VERSION = "1"
+DETAILS_LIMIT = 2**20  # bytes, unpacked; a few thousand in practice
 LOCKS = ("local", "trained")  # what a concept is trained with; the global lock is a choice at inference
 TEXTS = ("trigger", "super_category", "lock", "base_id", "base_hash", "covariance_hash", "licence")
 NUMBERS = {"beta": float, "tau": float, "steps": int, "shrinkage": float}
@@ -162,11 +163,11 @@ def read_file(path: str | os.PathLike, **hub) -> ConceptFile:
     trained = {"o_star_k"} if metadata["lock"] == "trained" else set()
     _same_keys(path, "tensors", arrays, {"i_star", "c_inv_i_star", "embedding", "o_star_v"} | trained)
     try:
-        details = json.loads(zlib.decompress(base64.b85decode(metadata["details"])))
+        details = json.loads(_unpacked(base64.b85decode(metadata["details"])))
         numbers = {name: kind(metadata[name]) for name, kind in NUMBERS.items()}
         layers = {str(name): int(width) for name, width in details["layers"].items()}
         config, expected = details["config"], details.pop("sum", None)  # older files have none
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, zlib.error) as error:
         raise UserError(
             f"{path} has unreadable metadata ({error}); the file is damaged: save or fetch it again."
         ) from error
@@ -192,6 +193,15 @@ def read_file(path: str | os.PathLike, **hub) -> ConceptFile:
     if expected not in (None, _sum(arrays, {name: metadata[name] for name in (*TEXTS, *NUMBERS)}, details)):
         raise UserError(f"{path} is not as it was written (its sum is another); it is damaged: save or fetch it again.")
     return ConceptFile(path, {name: metadata[name] for name in TEXTS} | numbers, layers, config, arrays)
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """As zlib.decompress; ValueError beyond DETAILS_LIMIT, since a hostile file of some KB could unpack to gigabytes."""
+    unpack = zlib.decompressobj()
+    data = unpack.decompress(packed, DETAILS_LIMIT)
+    if not unpack.eof:
+        raise ValueError(f"details are cut off, or longer than the {DETAILS_LIMIT} bytes allowed")
+    return data
 
 
 def _sum(arrays: dict[str, np.ndarray], metadata: dict[str, str], details: dict) -> str:

@@ -1,6 +1,7 @@
 """How loaded concepts' gates are set: beta, tau and the lock, for all, by concept, by prompt or by image; and whether they can
 tell the concepts apart."""
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -41,9 +42,10 @@ def numbers(concepts: dict[str, Concept], name: str, value) -> list[float]:
     for trigger, number in named.items():
         if trigger not in own:
             raise UserError(f'{name} names the concept "{trigger}", which is not loaded; loaded are: {", ".join(own)}.')
-        if isinstance(number, bool) or not isinstance(number, (int, float)) or (name == "tau" and number <= 0):
+        finite = isinstance(number, (int, float)) and abs(number) <= sys.float_info.max  # nan is not
+        if isinstance(number, bool) or not finite or (name == "tau" and number <= 0):
             raise UserError(
-                f"{name}={number} of {trigger} must be a {'positive number' if name == 'tau' else 'number'}."
+                f"{name}={number} of {trigger} must be a finite {'positive number' if name == 'tau' else 'number'}."
             )
     return [float(x) for x in (own | named).values()]
 

@@ -16,11 +16,12 @@ OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "weight_name") 
 FAILURES = (OSError, ValueError)  # what every error of huggingface_hub is one of
 
 
-def fetch(path: str | os.PathLike, **options) -> Path:
+def fetch(path: str | os.PathLike, *, largest: int | None = None, **options) -> Path:
     """A local path: of what lies there, or of what hf://user/repo[@revision][/file], or user/repo, is fetched (and cached) as.
 
     options: of the hub, and of no meaning to what lies here: revision, token, cache_dir, local_files_only, weight_name (the
-    file in the repository). Raises UserError, naming the address, where it cannot be had, or for another option.
+    file in the repository). largest: bytes above which a file of the hub is not downloaded, where the hub tells them. Raises
+    UserError, naming the address, where it cannot be had, or for another option.
     """
     if unknown := sorted(options.keys() - set(OPTIONS)):
         raise UserError(f"{unknown} cannot be given for a concept file; allowed are: {', '.join(OPTIONS)}.")
@@ -41,12 +42,15 @@ def fetch(path: str | os.PathLike, **options) -> Path:
     file = file or options.pop("weight_name", None) or FILE
     options = {k: v for k, v in options.items() if k != "weight_name"} | ({"revision": revision} if revision else {})
     try:
-        return Path(hf_hub_download(repo, file, **options))
+        size = largest and hf_hub_download(repo, file, dry_run=True, **options).file_size
+        if not size or size <= largest:
+            return Path(hf_hub_download(repo, file, **options))
     except FAILURES as error:
         raise UserError(
             f"{path} cannot be fetched ({' '.join(str(error).split())}); check the address, name the file "
             f"if it is not {FILE}, log in for a private one (hf auth login), or give a local file."
         ) from error
+    raise UserError(f"{path} has {size} bytes; a concept file has at most {largest}.")
 
 
 PROMPTS = ("a photo of a {}", "a {} on a beach", "a {} wearing a hat")  # of the card

@@ -112,6 +112,7 @@ def load_concepts(
         )
     if not concepts:
         raise UserError('concepts={} is empty; give at least one, as {"teddy*": "teddy.safetensors"}.')
+    _check_kinds(concepts)
     load = lambda source: source if isinstance(source, Concept) else Concept.load(source, **hub)
     if isinstance(concepts, dict):
         concepts = {trigger: load(source) for trigger, source in concepts.items()}
@@ -128,6 +129,21 @@ def load_concepts(
     for concept in concepts.values():
         concept.check_base(base_id, hash)
     return LoadedConcepts(pipe, concepts, always_on, global_edit)
+
+
+def _check_kinds(concepts) -> None:
+    """Raises UserError for what is no concept, and for a word that is no text."""
+    named = concepts.items() if isinstance(concepts, dict) else enumerate(concepts if is_list(concepts) else [concepts])
+    for name, source in named:
+        if isinstance(concepts, dict) and not isinstance(name, str):
+            raise UserError(
+                f'concepts names the word {name!r}; a word must be text, as in {{"teddy*": "teddy.safetensors"}}.'
+            )
+        if not isinstance(source, Source):
+            where = "concepts" if source is concepts else f"concepts[{name!r}]"
+            raise UserError(
+                f'{where}={source!r:.80} is no concept; allowed are a file, "user/repo" on the hub, or a Concept.'
+            )
 
 
 class LoadedConcepts:

@@ -30,9 +30,9 @@ def offer(studio: Studio, cfg: DictConfig, lessons: Path) -> None:
             raise UserError(f"concepts holds {sorted(unknown)}; a concept's settings are beta and tau.")
         return tuple(Knob(w, g.get("beta", library[w].beta), g.get("tau", library[w].tau)) for w, g in gates.items())
 
-    def draw(prompt, concepts, lock, seed, steps, guidance):
+    def draw(request: gr.Request, prompt, concepts, lock, seed, steps, guidance):
         wish = Wish(prompt or "", knobs(concepts), lock or None, int(seed), int(steps), float(guidance))
-        return studio.picture(wish)
+        return studio.picture(wish, visitor=request.session_hash)
 
     def learn(pictures, super_category, name, max_steps):
         word, steps = (super_category or "").strip().lower(), int(max_steps)

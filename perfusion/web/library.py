@@ -6,6 +6,7 @@ from pathlib import Path
 
 from perfusion.errors import UserError
 from perfusion.method.concept import Concept
+from perfusion.method.hub import fetch
 from perfusion.method.text import add_placeholders
 
 LARGEST = 16 * 2**20  # bytes of a concept file: SDXL's are below 1 MB
@@ -61,7 +62,7 @@ class Library:
             raise UserError(
                 f"{address} is not an address on the hub; allowed is hf://user/repo, hf://user/repo@revision/file."
             )
-        return self.take(self._checked(Concept.load(address.strip())))
+        return self.take(self._read(fetch(address.strip(), largest=LARGEST)))
 
     def take(self, concept: Concept) -> str:
         """Save a concept into the folder, under its own word or, where that is taken, one like it; returns the word."""
@@ -99,8 +100,6 @@ class Library:
     def _read(self, path: Path) -> Concept:
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path.name} has {path.stat().st_size} bytes; a concept file has at most {LARGEST}.")
-        return self._checked(Concept.load(path))
-
-    def _checked(self, concept: Concept) -> Concept:
+        concept = Concept.load(path)
         concept.check_base(*self._base)
         return concept

@@ -153,7 +153,7 @@ class Play:
         return Wish(prompt or "", knobs, LOCKS.get(lock), int(seed or 0), int(steps), float(guidance))
 
     def note(self, request: gr.Request, *values) -> None:
-        """Remember a visitor's newest wish, and break off the drawing of the one before."""
+        """Remember a visitor's newest wish, and break off their drawing of the one before."""
         wish = self.wish_of(*values)
         with self._guard:
             before = self._newest.pop(request.session_hash, None)
@@ -161,18 +161,18 @@ class Play:
             while len(self._newest) > 1000:
                 self._newest.popitem(last=False)
         if before is not None and before != wish:
-            self.studio.break_off(before)
+            self.studio.break_off(before, request.session_hash)
 
     def redraw(self, request: gr.Request, *values):
         """The coarse picture, then the full one, then the base model's."""
         self.note(request, *values)
-        wish, started = self.wish_of(*values), time.perf_counter()
+        wish, visitor, started = self.wish_of(*values), request.session_hash, time.perf_counter()
         said = lambda what: f"{what} after {time.perf_counter() - started:.2f} s"
-        yield self.studio.picture(wish, coarse=True), gr.skip(), said("coarse picture")
-        if self._newest.get(request.session_hash, wish) != wish:
+        yield self.studio.picture(wish, coarse=True, visitor=visitor), gr.skip(), said("coarse picture")
+        if self._newest.get(visitor, wish) != wish:
             return
-        yield self.studio.picture(wish), gr.skip(), said(f"{wish.steps} steps")
-        yield gr.skip(), gr.update(value=self.studio.base(wish)[1]), gr.skip()
+        yield self.studio.picture(wish, visitor=visitor), gr.skip(), said(f"{wish.steps} steps")
+        yield gr.skip(), gr.update(value=self.studio.base(wish, visitor)[1]), gr.skip()
 
     def read(self, prompt: str, words: list[str]):
         """The recognised words, hints about the others, and the words whose attention can be seen."""
@@ -219,13 +219,13 @@ class Play:
         word = self.library.fetch(address)
         return self.refresh([*chosen, word] if word not in chosen else chosen), gr.skip(), ""
 
-    def biases(self, *values):
+    def biases(self, request: gr.Request, *values):
         wish = self.wish_of(*values)
-        strip = [(picture, f"{shift:+.2f}") for shift, picture in self.studio.strip(wish)]
+        strip = [(picture, f"{shift:+.2f}") for shift, picture in self.studio.strip(wish, request.session_hash)]
         return gr.update(value=strip, visible=True)
 
-    def attention(self, word: str, *values):
-        maps = self.studio.looked(self.wish_of(*values))
+    def attention(self, request: gr.Request, word: str, *values):
+        maps = self.studio.looked(self.wish_of(*values), request.session_hash)
         if word not in maps.maps:
             return gr.skip()
         return gr.update(value=heat_overlay(maps.picture, maps.maps[word]), visible=True)

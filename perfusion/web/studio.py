@@ -64,12 +64,23 @@ def few(wish: Wish) -> Wish:
     return replace(wish, steps=min(wish.steps, COARSE))
 
 
+@dataclass
+class Drawing:
+    """What is under way, and for whom."""
+
+    wish: Wish
+    visitor: str | None
+    stale: bool = False
+
+
 class Broken(Exception):
     """A drawing was broken off, as its wish is stale."""
 
 
 class Studio:
     """Draws one wish at a time. model: a configuration of conf/model; library: where the wishes' words come from.
+
+    visitor: whose drawing it is; a picture that is kept is everyone's.
 
     Raises UserError, before any weights load, where the device or the model is not to be had.
     """
@@ -85,40 +96,40 @@ class Studio:
         denoiser_of(self.pipe).register_forward_pre_hook(self._check_wanted)
         library.open(self.tokenizer, model.id, hash_of(self.pipe))
         self._one_at_a_time = threading.Lock()
-        self._handle, self._drawing, self._stale, self._pictures = None, None, False, OrderedDict()
+        self._handle, self._drawing, self._pictures = None, None, OrderedDict()
 
     # -- pictures -----------------------------------------------------------------------------------------------------
-    def picture(self, wish: Wish, coarse: bool = False) -> Image.Image:
+    def picture(self, wish: Wish, coarse: bool = False, visitor: str | None = None) -> Image.Image:
         """The wish's picture; coarse: the same after COARSE steps. Raises Broken where it was broken off, and UserError."""
         wish = few(wish) if coarse else wish
-        return self._kept(wish, "picture", lambda: self._draw(wish, [wish.prompt])[0])
+        return self._kept(wish, "picture", lambda: self._draw(wish, [wish.prompt], visitor)[0])
 
-    def base(self, wish: Wish) -> tuple[str, Image.Image]:
+    def base(self, wish: Wish, visitor: str | None = None) -> tuple[str, Image.Image]:
         """The prompt with the super-categories' words, and what the base model draws of it from the same noise."""
         supers = {k.word: self.library[k.word].super_category for k in wish.knobs}
         prompt = twin_prompts([wish.prompt], supers)[0]
         plain = replace(wish, prompt=prompt, knobs=(), lock=None)
         # Not taken off for it: a prompt that holds no concept's word draws what the base model draws, to the last bit.
         return prompt, self._kept(
-            plain, "picture", lambda: self._draw(replace(wish, prompt=prompt, lock=None), [prompt])[0]
+            plain, "picture", lambda: self._draw(replace(wish, prompt=prompt, lock=None), [prompt], visitor)[0]
         )
 
-    def strip(self, wish: Wish) -> list[tuple[float, Image.Image]]:
+    def strip(self, wish: Wish, visitor: str | None = None) -> list[tuple[float, Image.Image]]:
         """Five pictures, every concept's bias shifted, the middle one being the wish's own: in one batch where the model's
         draw_batch allows it."""
         betas = [{k.word: round(k.beta + shift, 4) for k in wish.knobs} for shift in SHIFTS]
 
         def work():
             parts = [betas[i : i + self.sampling.batch] for i in range(0, len(betas), self.sampling.batch)]
-            return [p for part in parts for p in self._draw(wish, [wish.prompt] * len(part), beta=part)]
+            return [p for part in parts for p in self._draw(wish, [wish.prompt] * len(part), visitor, beta=part)]
 
         return list(zip(SHIFTS, self._kept(wish, "strip", work)))
 
-    def looked(self, wish: Wish) -> Looked:
+    def looked(self, wish: Wish, visitor: str | None = None) -> Looked:
         """The wish's picture, and where each word of it is looked at."""
 
         def work():
-            with self._at_work(wish):
+            with self._at_work(wish, visitor):
                 return look(self.pipe, [wish.prompt], [wish.seed], self._sampling(wish))[0]
 
         return self._kept(wish, "looked", work)
@@ -128,14 +139,15 @@ class Studio:
         tokenizer, _ = add_placeholders(self.tokenizer, concepts)
         return list(word_positions(tokenizer, prompt, self._encoder)), len(tokenizer(prompt, verbose=False).input_ids)
 
-    def break_off(self, wish: Wish) -> None:
-        """Let the drawing of this wish, if it is under way, end after its present step."""
-        if self._drawing in (wish, few(wish)):
-            self._stale = True
+    def break_off(self, wish: Wish, visitor: str | None = None) -> None:
+        """Let this visitor's drawing of this wish, if it is under way, end after its present step."""
+        drawing = self._drawing  # another may be under way a moment later
+        if drawing and drawing.visitor == visitor and drawing.wish in (wish, few(wish)):
+            drawing.stale = True
 
     def _check_wanted(self, *call) -> None:
         """Before every call of the denoiser: not every pipeline can be interrupted (PixArt's cannot)."""
-        if self._stale:
+        if self._drawing and self._drawing.stale:
             raise Broken
 
     # -- the pipeline -------------------------------------------------------------------------------------------------
@@ -151,21 +163,21 @@ class Studio:
             self._pictures.move_to_end(key)
             return self._pictures[key]
 
-    def _draw(self, wish: Wish, prompts: list[str], **gate) -> list[Image.Image]:
-        with self._at_work(wish, **gate):
+    def _draw(self, wish: Wish, prompts: list[str], visitor: str | None, **gate) -> list[Image.Image]:
+        with self._at_work(wish, visitor, **gate):
             return draw(self.pipe, prompts, [wish.seed] * len(prompts), self._sampling(wish))
 
     def _sampling(self, wish: Wish) -> Sampling:
         return replace(self.sampling, steps=wish.steps, guidance=wish.guidance)
 
     @contextmanager
-    def _at_work(self, wish: Wish, **gate):
+    def _at_work(self, wish: Wish, visitor: str | None, **gate):
         """The wish's concepts are on, with their gates, for a with-block."""
         self._put_on([k.word for k in wish.knobs])
         settings = {
             "beta": {k.word: k.beta for k in wish.knobs}, "tau": {k.word: k.tau for k in wish.knobs}, "lock": wish.lock,
         }  # fmt: skip
-        self._stale, self._drawing = False, wish
+        self._drawing = Drawing(wish, visitor)
         try:
             with self._handle.gate(**(settings | gate)) if self._handle else nullcontext():
                 yield

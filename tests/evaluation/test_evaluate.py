@@ -14,6 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from perfusion.config import CONF, ROOT
+from perfusion.emojiland.facts import FactReader
 from perfusion.emojiland.reader import Reader
 from perfusion.emojiland.scenes import scene
 from perfusion.errors import UserError
@@ -107,6 +108,10 @@ def test_prompt_files_of_every_format(tmp_path):
         ("h.yaml", "", None, "has no prompts"),
         ("i.yaml", "dev: [{text: 3}]", None, "exactly one {}"),
         ("j.yaml", 'dev: [{text: "a {}", place: [beach]}]', None, "says place"),
+        ("l.yaml", "5", None, "is not a prompt file"),
+        ("m.yaml", 'dev: [{text: "a ${x {}"}]', None, "is not a prompt file"),
+        ("n.yaml", "[" * 3000, None, "is not a prompt file"),
+        ("o.txt", DREAMBENCH.replace("'a ", r"'\x "), None, "has a prompt that is no Python text"),
         ("k.txt", b"a \xe9 {}", None, "not a text in UTF-8"),
     ],
 )
@@ -234,6 +239,24 @@ def test_a_reader_of_other_labels_is_refused(assets, tmp_path):
     (tmp_path / "reader/config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match="reader"):
         Reader.load(tmp_path / "reader")
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("config.json", "{"),
+        ("config.json", "[]"),
+        ("config.json", "{}"),
+        ("config.json", None),
+        ("reader.safetensors", "cut"),
+    ],
+)
+def test_a_damaged_reader_is_one_sentence(assets, tmp_path, file, content):
+    shutil.copytree(assets / "emojiland/reader", tmp_path / "reader")
+    whole = json.loads((tmp_path / "reader/config.json").read_text())
+    (tmp_path / "reader" / file).write_text(json.dumps(whole | {"width": "4"}) if content is None else content)
+    with pytest.raises(UserError, match=r"reader in .* cannot be loaded \(.*\); fetch it again"):
+        FactReader.check(tmp_path / "reader", 64)
 
 
 def test_evaluate_command(perfusion_here, emojiland, teddy, tmp_path, capsys):

@@ -10,6 +10,10 @@ import pytest
 from helpers_emojiland import QUICK, SCORE
 from PIL import Image
 
+from perfusion.errors import UserError
+from perfusion.experiments.jobs import read_jobs
+from perfusion.experiments.report import of_run
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--hide-scrollbars")
 
@@ -67,7 +71,7 @@ def test_pages(perfusion_here, prompts, tmp_path, capsys):
         (("run=gone",), "run=gone has no result.json"),
         (("run=old",), "old/result.json has result format 0, this program reads 1"),
         (("run=other",), "run=other holds the result of something else"),
-        (("run=torn",), "run=torn has a damaged result.json"),
+        (("run=torn",), "torn/result.json is damaged"),
         (("experiment=one_shot",), "make it with perfusion train -m +experiment=one_shot"),
     ]:
         with pytest.raises(SystemExit) as stop:
@@ -84,3 +88,47 @@ def test_pages(perfusion_here, prompts, tmp_path, capsys):
         text = seen[:1200].max(-1) < 90
         colors = len(np.unique(seen[:1200].reshape(-1, 3), axis=0))
         assert text.mean() > 0.005 and colors > 1000, page  # dark letters, and the pictures' many colours
+
+
+TRAINED = '{"kept_step": 1, "concept": "cat*", "train_seconds": 1, "selection": []}'
+
+
+@pytest.mark.parametrize(
+    "files, sentence",
+    [
+        ({"result.json": "5"}, "run/result.json is damaged"),
+        ({"result.json": "\udcff"}, "run/result.json is damaged"),
+        (
+            {"result.json": '{"kept_step": 1}', "config.yaml": "a: 1"},
+            "run/result.json is damaged or was edited (KeyError",
+        ),
+        ({"result.json": '{"format": 1, "points": []}'}, "run/result.json is damaged"),
+        ({"result.json": TRAINED}, "run/config.yaml is damaged"),
+        ({"result.json": TRAINED, "config.yaml": "a: [1"}, "run/config.yaml is damaged"),
+        ({"result.json": TRAINED, "config.yaml": "a: ${b}"}, None),
+        ({"result.json": TRAINED, "config.yaml": "a: ${b"}, "run/config.yaml is damaged"),
+        (
+            {"result.json": TRAINED, "config.yaml": "a: 1", "metrics.csv": "step,loss\nx,1\n"},
+            "run/metrics.csv is damaged",
+        ),
+        ({"result.json": TRAINED, "config.yaml": "a: 1", "metrics.csv": "loss\n1\n"}, "run/metrics.csv is damaged"),
+    ],
+)
+def test_damaged_files_of_a_run(tmp_path, files, sentence):
+    (tmp_path / "run").mkdir()
+    for name, text in files.items():
+        (tmp_path / "run" / name).write_text(text, errors="surrogateescape")
+    if sentence is None:
+        assert "<h2>Numbers</h2>" in of_run(tmp_path / "run")
+        return
+    with pytest.raises(UserError, match=re.escape(sentence)) as caught:
+        of_run(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("more", ["", ', "job": 5', ', "job": {"arm": "a", "concept": "c", "seed": 0}'])
+def test_a_result_without_its_job_is_not_joined(tmp_path, more):
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/result.json").write_text(f'{{"format": 1{more}}}')
+    with pytest.raises(UserError, match="0/result.json is damaged or was edited .*run the job again"):
+        read_jobs(tmp_path)

@@ -1,5 +1,6 @@
 """Pictures and masks: file kinds, EXIF, alpha, shapes, and the masks' three sources, on small real files."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,16 @@ def test_square_pictures_give_the_latents_they_always_gave(pipe, tmp_path):
     encoded = data(tmp_path, flip=True).encode(pipe.vae)
     assert torch.equal(encoded.latents, latents * pipe.vae.config.scaling_factor)
     assert torch.equal(encoded.masks, m)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "preprocessor_config.json", "tokenizer.json"])
+def test_a_cut_segmenter_is_one_sentence(tmp_path, segmenter, file):
+    cut = Path(shutil.copytree(segmenter, tmp_path / "cut")) / file
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    with pytest.raises(
+        UserError, match=f"model.segmenter={tmp_path / 'cut'} cannot be loaded .*; give a whole CLIPSeg"
+    ):
+        segment([photo()], ["teddy"], str(tmp_path / "cut"))
 
 
 def no_space(*args):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -130,6 +131,38 @@ def test_a_damaged_single_file(folder, tmp_path):
     assert len(load_tokenizer(model)) > 0
     with pytest.raises(UserError, match="some.safetensors cannot be loaded"):
         load_pipeline(model)
+
+
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("model_index.json", "{"),
+        ("model_index.json", "[]"),
+        ("model_index.json", "{}"),
+        ("model_index.json", '{"_class_name": 5}'),
+        ("scheduler/scheduler_config.json", '{"beta_start": 0.'),
+        ("scheduler/scheduler_config.json", "[]"),
+        ("tokenizer/tokenizer.json", '{"foreign": 1}'),
+        ("tokenizer/tokenizer.json", "{"),
+        ("text_encoder/config.json", "[]"),
+        ("text_encoder/config.json", "{"),
+        ("text_encoder/model.safetensors", "cut"),
+        ("unet/diffusion_pytorch_model.safetensors", "cut"),
+    ],
+)
+@pytest.mark.parametrize("scheduler", ["null", "DDIMScheduler"])
+def test_a_damaged_folder_is_one_sentence(folder, tmp_path, file, content, scheduler):
+    shutil.copytree(folder, tmp_path / "cut")
+    assert (tmp_path / "cut" / file).is_file()
+    (tmp_path / "cut" / file).write_text(content)
+    model = compose("train", f"model.path={tmp_path / 'cut'}", f"model.scheduler={scheduler}").model
+    with pytest.raises(UserError, match=r"cannot (be loaded|draw).*; give") as error:
+        load_pipeline(model)
+    assert "\n" not in str(error.value)
+    asked = {"tokenizer": load_tokenizer, "text_encoder": encodings_width, "model_index.json": encodings_width}
+    if (ask := asked.get(file.split("/")[0])) and not file.endswith(".safetensors"):
+        with pytest.raises(UserError, match=f"{tmp_path / 'cut'} .*; give a whole pipeline"):
+            ask(model)
 
 
 def test_the_command_says_it_in_one_sentence(tmp_path):

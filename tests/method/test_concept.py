@@ -1,6 +1,8 @@
 """The concept file: round trip, size, and every kind of bad file refused with its sentence."""
 
+import base64
 import pickle
+import zlib
 
 import pytest
 import torch
@@ -41,6 +43,10 @@ def saved(pipe, make_concept, tmp_path):
     concept = make_concept(pipe)
     concept.save(tmp_path / "teddy.safetensors")
     return concept, tmp_path / "teddy.safetensors"
+
+
+def packed(details: bytes) -> str:
+    return base64.b85encode(zlib.compress(details)).decode()
 
 
 def change(path, tensors=lambda t: t, metadata=lambda m: m):
@@ -126,6 +132,8 @@ def test_at_most_30_KB_at_sd15_dimensions(tmp_path):
         (None, lambda m: m | {"beta": "high"}, "unreadable metadata.*high"),
         (None, lambda m: m | {"tau": "0"}, "tau positive"),
         (None, lambda m: m | {"details": "abc"}, "unreadable metadata"),
+        (None, lambda m: m | {"details": packed(b" " * 2**21)}, "longer than the 1048576 bytes allowed"),
+        (None, lambda m: m | {"details": packed(b'{"layers": {"a": Infinity}}')}, "unreadable metadata"),
     ],
 )
 def test_bad_files_are_refused(saved, tensors, metadata, match):

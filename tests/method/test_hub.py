@@ -1,13 +1,9 @@
 """hf:// addresses from a cache on disk, the card, and push through the real client against a small local hub."""
 
-import base64
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import hydra
 import pytest
 import torch
+from helpers_hub import COMMIT
 from huggingface_hub import ModelCard
 from omegaconf import OmegaConf
 from PIL import Image
@@ -22,8 +18,6 @@ from perfusion.method.covariance import Covariance
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.hub import FILE, card, fetch
 from perfusion.method.pipeline import load_concepts
-
-COMMIT = "a" * 40
 
 
 @pytest.fixture
@@ -137,82 +131,6 @@ def test_info(saved, cache, pipe, make_concept):
     assert "o_star_k           4 layers" in info(str(saved))
 
 
-class Hub(BaseHTTPRequestHandler):
-    """What a small upload and a download ask for, as the hub answers it; keeps what it is sent, and gives it to who may."""
-
-    def answer(self, content):
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def file(self, body: bool):
-        """/user/teddy/resolve/REVISION/NAME, of a private repository."""
-        _, _, _, _, revision, name = self.path.split("/", 5)
-        self.server.asked.append(self.path)
-        if self.headers.get("Authorization") != "Bearer hf_test":
-            self.send_response(401)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.end_headers()
-            return
-        if revision not in ("main", "v1") or name not in self.server.files:
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RevisionNotFound" if revision not in ("main", "v1") else "EntryNotFound")
-            self.end_headers()
-            return
-        content = self.server.files[name]
-        self.send_response(200)
-        self.send_header("X-Repo-Commit", COMMIT if revision == "main" else "b" * 40)
-        self.send_header("ETag", f'"{name}"')
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def do_HEAD(self):
-        self.file(body=False)
-
-    def do_GET(self):
-        if "/resolve/" in self.path:
-            return self.file(body=True)
-        self.answer({"name": "user", "id": "user/teddy", "sha": COMMIT, "siblings": []})
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.server.asked.append(self.path)
-        if self.headers.get("Authorization") != "Bearer hf_test":
-            self.send_error(401, "who are you")
-        elif self.path.endswith("/repos/create"):
-            self.server.created = json.loads(body)
-            self.answer({"url": f"{self.server.url}/user/teddy", "id": "user/teddy", "name": "user/teddy"})
-        elif "/preupload/" in self.path:
-            names = [f["path"] for f in json.loads(body)["files"]]
-            self.answer({"files": [{"path": n, "uploadMode": "regular", "shouldIgnore": False} for n in names]})
-        elif "/commit/" in self.path:
-            for line in filter(None, body.splitlines()):
-                item = json.loads(line)
-                if item["key"] == "file":
-                    self.server.files[item["value"]["path"]] = base64.b64decode(item["value"]["content"])
-            self.answer({"commitOid": COMMIT, "commitUrl": f"{self.server.url}/user/teddy/commit/{COMMIT}"})
-        else:
-            self.answer({})
-
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture
-def hub():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.url, server.files, server.asked, server.created = f"http://127.0.0.1:{server.server_port}", {}, [], None
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
 def perfusion(*words) -> int:
     """The command line, in this process; its exit code."""
     try:
@@ -223,8 +141,6 @@ def perfusion(*words) -> int:
 
 
 def test_push_uploads_the_file_and_the_card(saved, hub, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     assert perfusion("push", saved, "user/teddy", "--private") == 0
     assert "pushed: hf://user/teddy" in capsys.readouterr().out and hub.created["visibility"] == "private"
@@ -238,8 +154,6 @@ def test_push_uploads_the_file_and_the_card(saved, hub, tmp_path, monkeypatch, c
 
 
 def test_a_picture_is_pushed_along(saved, hub, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", "hf_test")
     (tmp_path / "notes.png").write_text("no picture")
     for bad in ("gone.png", "notes.png"):
@@ -253,10 +167,6 @@ def test_a_picture_is_pushed_along(saved, hub, tmp_path, monkeypatch, capsys):
 
 def test_concepts_load_as_diffusers_loaders_do(pipe, saved, hub, tmp_path, monkeypatch):
     """A repository's name, revision, token, a file's name; and once fetched, from the cache without the hub."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     expected, old = saved.read_bytes(), Concept.load(saved)
     old.beta = 0.6

@@ -242,6 +242,11 @@ def test_refused_before_anything_changes(pipe, make_concept):
         ({"teddy*": short}, "no o_star for layer"),
         ({"teddy*": wordless}, "exactly 1"),
         ({}, "empty"),
+        (5, "concepts=5 is no concept; allowed are a file"),
+        ([concept, None], r"concepts\[1\]=None is no concept"),
+        ({"teddy*": None}, r"concepts\['teddy\*'\]=None is no concept"),
+        ({"teddy*": 5}, r"=5 is no concept"),
+        ({5: concept}, "the word 5; a word must be text"),
     ]:
         with pytest.raises(UserError, match=match):
             load_concepts(pipe, concepts)
@@ -271,6 +276,11 @@ def test_more_concepts_than_the_encodings_are_wide(pipe, make_concept):
         ({"beta": {"dog*": 0.5}}, '"dog\\*", which is not loaded; loaded are: teddy\\*, teapot\\*'),
         ({"tau": 0}, "positive"),
         ({"beta": "high"}, "number"),
+        ({"beta": float("nan")}, "beta=nan of teddy\\* must be a finite number"),
+        ({"beta": [0.5, float("-inf")]}, "beta=-inf of"),
+        ({"beta": {"teddy*": 10**400}}, "finite number"),
+        ({"tau": float("nan")}, "tau=nan of teddy\\* must be a finite positive number"),
+        ({"tau": float("inf")}, "finite positive number"),
         ({"lock": "trained"}, "allowed are None and"),
         ({"gamma": 1}, "allowed are: beta, tau"),
         ({"beta": [0.5, {"dog*": 1}]}, "not loaded"),

@@ -59,3 +59,15 @@ def test_a_folder_s_unfit_files_are_left_out_with_a_sentence(studio, files, tmp_
         and len(again.skipped) == 1
         and "foreign.safetensors is left out" in again.skipped[0]
     )
+
+
+def test_a_concept_of_the_hub_is_as_small_as_a_dropped_one(studio, files, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    hub.files |= {"concept.safetensors": files["teddy*"].read_bytes(), "huge.safetensors": bytes(LARGEST + 1)}
+    assert studio.library.fetch("hf://user/teddy") == "teddy*"
+    with pytest.raises(
+        UserError, match=f"huge.safetensors has {LARGEST + 1} bytes; a concept file has at most {LARGEST}"
+    ):
+        studio.library.fetch("hf://user/teddy/huge.safetensors")
+    assert not any(p.stat().st_size > LARGEST for p in (tmp_path / "hub").rglob("*"))  # nor is it downloaded

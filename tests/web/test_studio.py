@@ -1,8 +1,10 @@
 """What the studio keeps changes no picture; a moved slider encodes no text; everyone gets their own concepts' picture."""
 
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
+import gradio as gr
 import numpy as np
 import pytest
 from helpers_denoisers import TINY
@@ -12,8 +14,10 @@ from perfusion.method.denoiser import denoiser_of
 from perfusion.method.layers import WidenedLinear
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
+from perfusion.web.api import offer
 from perfusion.web.command import configuration
 from perfusion.web.library import Library
+from perfusion.web.play import Play
 from perfusion.web.studio import COARSE, SHIFTS, Broken, Knob, Studio, Wish
 
 WISH = Wish("a teddy* on a beach", (Knob("teddy*", 0.6, 0.1),), None, 3, 5, 4.0)
@@ -109,6 +113,36 @@ def test_a_stale_drawing_is_broken_off_and_not_kept(studio):
     assert len(called) == 1
     studio.break_off(slow)  # nothing is under way
     assert same(studio.picture(WISH), whole) and not same(studio.picture(slow), whole)
+
+
+def test_a_slider_breaks_off_its_own_visitor_s_drawing_alone(studio, cfg, tmp_path):
+    with gr.Blocks() as page:
+        play = Play(studio)
+        offer(studio, cfg, tmp_path)
+    api = next(f.fn for f in page.fns.values() if f.api_name == "draw")
+    a, b = (gr.Request(session_hash=name) for name in "ab")
+    slid = lambda bias: (["teddy*"], WISH.prompt, None, WISH.seed, WISH.steps, WISH.guidance, *[bias] * 4, *[0.1] * 4)
+    redraw = lambda: [pictures for pictures in play.redraw(a, *slid(0.6))]
+    draw = lambda: api(a, WISH.prompt, {"teddy*": {"beta": 0.6, "tau": 0.1}}, "", WISH.seed, WISH.steps, WISH.guidance)
+    strip = lambda: play.biases(a, *slid(0.6))
+    attention = lambda: play.attention(a, "teddy*", *slid(0.6))
+    assert play.wish_of(*slid(0.6)) == WISH
+
+    def during(slider_of, drawn):
+        """What is drawn while a visitor's slider is moved away from an equal wish at every step."""
+        move = lambda *_: play.note(slider_of, *slid(0.6)) or play.note(slider_of, *slid(0.9))
+        studio._pictures.clear()
+        hook = studio.pipe.unet.register_forward_pre_hook(move)
+        try:
+            return drawn()
+        finally:
+            hook.remove()
+
+    assert len(during(b, redraw)) == 3
+    for drawn in (draw, strip, attention):
+        assert during(b, drawn) is not None
+        with pytest.raises(Broken) if drawn is not draw else nullcontext():
+            during(a, drawn)
 
 
 def test_two_people_at_once_get_their_own_concepts(studio):
