@@ -58,12 +58,6 @@ def folder(tmp_path_factory):
     return path
 
 
-def without_weights(folder, to) -> str:
-    """A copy of a pipeline's folder that cannot load: what is refused with it is refused before weights load."""
-    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
-    return str(to)
-
-
 @pytest.fixture
 def pipe(folder):
     pipe = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)

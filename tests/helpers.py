@@ -4,6 +4,7 @@ import copy
 import functools
 import io
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -266,3 +267,9 @@ def check_model_cpu_offload(pipe, concept, offload_first, draw):
     assert np.array_equal(draw(pipe), expected)
     handle.unload()
     assert np.array_equal(draw(pipe), base)
+
+
+def without_weights(folder, to) -> str:
+    """A copy of a pipeline's folder that cannot load: what is refused with it is refused before weights load."""
+    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("*.safetensors", "*.bin"))
+    return str(to)

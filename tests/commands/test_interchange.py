@@ -6,7 +6,7 @@ import hydra
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import without_weights
+from helpers import without_weights
 from omegaconf import OmegaConf
 from torch import nn
 

@@ -10,8 +10,7 @@ import hydra
 import numpy as np
 import pytest
 import torch
-from conftest import without_weights
-from helpers import open_clip_folder, sd21, sdxl, tokenizers
+from helpers import open_clip_folder, sd21, sdxl, tokenizers, without_weights
 from helpers_denoisers import pixart, sana
 from omegaconf import OmegaConf
 from PIL import Image

@@ -6,7 +6,7 @@ import hydra
 import pandas
 import pytest
 import torch
-from conftest import without_weights
+from helpers import without_weights
 from helpers_tokenizers import WORDS
 from omegaconf import OmegaConf
 
