@@ -28,9 +28,8 @@ def whole(path: str | os.PathLike) -> Iterator[Path]:
     part = path.with_name(f".{path.name[:200]}.{os.getpid()}.part")  # some file systems end names at 255 bytes
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if (
-            path.exists() and not path.is_file() and not path.is_dir()
-        ):  # a device, say, in whose place a file would come
+        # A device, say, in whose place a file would come; a folder is refused by the renaming.
+        if path.exists() and not (path.is_file() or path.is_dir()):
             raise OSError(errno.EEXIST, "it is no regular file")
         part.touch()
         mode = part.stat().st_mode  # by the umask; safetensors makes its files readable by their owner alone

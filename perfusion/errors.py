@@ -26,9 +26,7 @@ def loading(wrong: str, way_out: str) -> Iterator[None]:
         yield
     except (UserError, MemoryError):
         raise
-    except (
-        Exception
-    ) as error:  # KeyError, TypeError, SafetensorError, tokenizers' bare Exception: each library has its own
+    except Exception as error:  # each library has its own: KeyError, SafetensorError, tokenizers' bare Exception
         said = first_sentence(error)[:300]
         raise UserError(f"{wrong} ({type(error).__name__}{said and f': {said}'}); {way_out}.") from error
 

@@ -9,17 +9,14 @@ import platform
 import resource
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from perfusion.atomic import write_text
-from perfusion.errors import UserError
+from perfusion.errors import UserError, loading
 
 FORMAT = 2  # 1 had no sum
 
@@ -59,19 +56,9 @@ def read_result(path: str | Path) -> dict:
     return result
 
 
-@contextmanager
-def undamaged(path: str | Path) -> Iterator[None]:
+def undamaged(path: str | Path) -> AbstractContextManager[None]:
     """A with-block that reads `path`, or what came of it. Raises UserError where that is not what this program writes."""
-    try:
-        yield
-    except UserError:
-        raise
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, csv.Error,
-            YAMLError, OmegaConfBaseException) as error:  # fmt: skip
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise UserError(
-            f"{path} is damaged or was edited ({reason}); remove its folder and run the job again, or restore the file."
-        ) from error
+    return loading(f"{path} is damaged or was edited", "remove its folder and run the job again, or restore the file")
 
 
 def write_csv(path: str | Path, columns: dict[str, list]) -> None:

@@ -263,8 +263,8 @@ def reliability() -> str:
          f"{fuzz['silent_loads']} loaded wrong, {fuzz['tracebacks']} tracebacks, {fuzz['over_memory']} over twice the file's memory"),
         ("a value is given to a key", f"{inputs['bad_inputs']:,} checked, {inputs['runs']:,} of those that fit run",
          f"{inputs['tracebacks']} tracebacks"),
-        (f"concepts are loaded, drawn with by {soak['soak_threads']} threads at once, unloaded, on one pipeline",
-         f"{soak['soak_loads']:,} times, {soak['soak_pictures']:,} pictures",
+        (f"concepts are loaded, drawn with by {soak['soak_threads']} threads at once, unloaded",
+         f"{soak['soak_loads']:,} times, {soak['soak_pictures']:,} pictures, pipelines: {soak['soak_pipelines']}",
          f"{soak['soak_wrong_pictures']} wrong pictures, memory {soak['soak_memory_growth']:+.1%} after the first tenth"),
         *((what, f"{places['places_rounds']} {'round' if places['places_rounds'] == 1 else 'rounds'} of every command", f"{places[key]} problems") for what, key in (
             ("a disk fills up", "places_full_disk"), ("a folder is read-only", "places_read_only"),

@@ -13,7 +13,6 @@ what they leave.
 """
 
 import functools
-import os
 import threading
 import warnings
 from collections.abc import Sequence
@@ -27,10 +26,11 @@ from perfusion.method.concept import Concept
 from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import augment
 from perfusion.method.fingerprint import hash_of
-from perfusion.method.gates import check_distinct, check_gate, is_list, numbers, per_image
+from perfusion.method.gates import check_distinct, check_gate, numbers, per_image
 from perfusion.method.layers import WidenedLinear, cross_attentions, lock_o_star_k, widen
 from perfusion.method.memo import remembered
 from perfusion.method.prompt_call import PromptCall
+from perfusion.method.sources import Source, by_word
 from perfusion.method.text import (
     PlaceholderRows,
     add_placeholders,
@@ -64,9 +64,6 @@ ON_THE_BASE = (
     "save_pretrained",
     "push_to_hub",
 )
-
-
-Source = str | os.PathLike | Concept  # a file, an address on the hub, or a concept in memory
 
 
 def load_concepts(
@@ -110,40 +107,12 @@ def load_concepts(
             f"the denoiser of this {type(pipe).__name__} holds concepts already, which were loaded on another pipeline that shares "
             "it; call unload() on their handle first, or give each pipeline a denoiser of its own."
         )
-    if not concepts:
-        raise UserError('concepts={} is empty; give at least one, as {"teddy*": "teddy.safetensors"}.')
-    _check_kinds(concepts)
-    load = lambda source: source if isinstance(source, Concept) else Concept.load(source, **hub)
-    if isinstance(concepts, dict):
-        concepts = {trigger: load(source) for trigger, source in concepts.items()}
-    else:
-        several = [load(source) for source in (concepts if is_list(concepts) else [concepts])]
-        concepts = {concept.trigger: concept for concept in several}
-        if len(concepts) < len(several):
-            raise UserError(
-                f"concepts have the words {[c.trigger for c in several]}, some of them twice; give each its own, as in "
-                '{"teddy*": "teddy.safetensors"}.'
-            )
+    loaded = by_word(concepts, **hub)
     base_id = str(pipe.config.get("_name_or_path", ""))
     hash = hash_of(pipe)
-    for concept in concepts.values():
+    for concept in loaded.values():
         concept.check_base(base_id, hash)
-    return LoadedConcepts(pipe, concepts, always_on, global_edit)
-
-
-def _check_kinds(concepts) -> None:
-    """Raises UserError for what is no concept, and for a word that is no text."""
-    named = concepts.items() if isinstance(concepts, dict) else enumerate(concepts if is_list(concepts) else [concepts])
-    for name, source in named:
-        if isinstance(concepts, dict) and not isinstance(name, str):
-            raise UserError(
-                f'concepts names the word {name!r}; a word must be text, as in {{"teddy*": "teddy.safetensors"}}.'
-            )
-        if not isinstance(source, Source):
-            where = "concepts" if source is concepts else f"concepts[{name!r}]"
-            raise UserError(
-                f'{where}={source!r:.80} is no concept; allowed are a file, "user/repo" on the hub, or a Concept.'
-            )
+    return LoadedConcepts(pipe, loaded, always_on, global_edit)
 
 
 class LoadedConcepts:

@@ -1,8 +1,8 @@
 """Concepts loaded, drawn with and unloaded again and again: python scripts/campaign/soak.py --loads 10000
 
-One tiny pipeline; in every round one or two of twenty concept files are loaded, four threads draw with it at once, and the
-concepts are unloaded. Every drawn picture must be what its concepts drew the first time, the base
-model's picture at the end what it was at the start, to the last bit, and the memory, after the first tenth, flat within 2 %.
+One tiny pipeline; in every round one or two of twenty concept files are loaded, four threads draw at once, and the concepts
+are unloaded. Every drawn picture must be what its concepts drew the first time, the base model's picture at the end what it
+was at the start, to the last bit, and the memory, after the first tenth, flat within 2 %.
 --pipelines of them share the loads side by side; the memory is the worst one's.
 """
 
