@@ -78,6 +78,16 @@ class SegmenterPretraining(Pretraining):
         target = torch.where(share > 0.5, kind, torch.where(alone & (share < 0.05), len(self.words), -100))
         return cross_entropy(logits.flatten(0, 1), target.flatten())
 
+    def drawn(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [B, H, W] and the image tower's patches [B, 1 + h x w, d], with gradients.
+
+        CLIPSeg's own forward gives its towers none, for they come trained; these have to learn.
+        """
+        seen = self.model.clip.get_image_features(pixel_values=x, output_hidden_states=True)
+        words = self.model.clip.get_text_features(ids).pooler_output
+        activations = [seen.hidden_states[i + 1] for i in self.model.extract_layers]
+        return self.model.decoder(activations, words).logits.float(), seen.last_hidden_state
+
     def loss(self, rows):
         # One in five is asked of a class that is not there: the mask is then empty.
         absent = torch.rand(len(rows)) < 0.2
@@ -92,14 +102,12 @@ class SegmenterPretraining(Pretraining):
         if torch.rand(()) < 0.5:  # scenes are never mirrored, the views that masks.segment averages are
             x, own = x.flip(-1), own.flip(-1)
         masks = own * ~absent[:, None, None].to(self.device)
-        drawn = self.model(input_ids=ids, pixel_values=x)
-        logits = drawn.logits.float()
+        logits, patches = self.drawn(ids, x)
         p = logits.sigmoid()
         overlap = 2 * (p * masks).sum((1, 2)) + 1
         dice = 1 - overlap / (p.sum((1, 2)) + masks.sum((1, 2)) + 1)
         loss = binary_cross_entropy_with_logits(logits, masks) + 2 * dice.mean()  # Dice: 0.5 is where to cut
-        patches, facts = drawn.vision_model_output.last_hidden_state, [self.scenes.facts[row] for row in rows]
-        kinds = self.kind_loss(patches, own, facts)
+        kinds = self.kind_loss(patches, own, [self.scenes.facts[row] for row in rows])
         return {"loss": loss + kinds, "iou": iou(p, masks)[~absent].mean(), "kinds": kinds.detach()}
 
 
