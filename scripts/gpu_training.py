@@ -119,7 +119,7 @@ def modules(pipe, data: Latents, batch: int):
     def baseline(name):
         method = OmegaConf.to_container(OmegaConf.load(CONF / f"method/{name}.yaml"), resolve=False)
         method |= {"learning_rate": 1e-4, "prior_pictures": 0}
-        cls = hydra.utils.get_object(method["module"])
+        cls = hydra.utils.get_class(method["module"])
         module = cls(pipe, data, "teddy*", "teddy", method=method, batch_size=batch, seed=0, sampling=None)
         if name == "custom_diffusion":  # as if the base model had drawn its regularisation pictures
             module.prior = torch.randn_like(data.latents.cpu())

@@ -1,6 +1,8 @@
-"""Time and memory of a training step beside diffusers' textual inversion and DreamBooth-LoRA, at SD 1.5's true shape.
+"""Time and memory of a training step beside diffusers' textual inversion and DreamBooth-LoRA, at SD 1.5's true shape,
+or beside textual inversion alone at SDXL's, whose arms then fit 24 GB of memory.
 
 python scripts/measure_train_step_cost.py                    # writes results/train_step_cost.json; 256 x 256, batch 1
+python scripts/measure_train_step_cost.py --shape sdxl       # writes results/train_step_cost_sdxl.json
 python scripts/measure_train_step_cost.py --tiny --rounds 2 --results /tmp/cost.json
 
 One process builds the frozen model with random weights and forks a worker for every arm, so that all share its memory.
@@ -8,14 +10,14 @@ The workers take turns, one step each a round; a round's times are compared with
 ratios are written. Memory is the worker's highest resident set during its steps (the shared weights and libraries,
 equal in all, counted in each).
 
-The arms are written after diffusers' examples/textual_inversion/textual_inversion.py and
-examples/dreambooth/train_dreambooth_lora.py (defaults, float32): both encode the pictures with the VAE in every step;
-textual inversion's optimiser holds the whole table of token embeddings, of which it then puts all rows but one back.
-textual_inversion_cached is the same with the latents encoded once, for what the method itself costs. Ours is
-PerfusionModule under a Lightning Trainer: latents encoded once, gradients for one embedding and the o*_V.
+The arms are written after diffusers' examples/textual_inversion/textual_inversion.py, textual_inversion_sdxl.py and
+examples/dreambooth/train_dreambooth_lora.py (defaults, float32): all encode the pictures with the VAE in every step;
+textual inversion's optimiser holds the whole table of token embeddings (SDXL: both), of which it then puts all rows but one
+back. Ours is PerfusionModule under a Lightning Trainer, as perfusion train runs it: latents encoded once, the attention that
+models.plain_attention chooses, gradients for one embedding and the o*_V. textual_inversion_cached is the example with the
+latents encoded once and that same attention, for what the method itself costs.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -30,14 +32,22 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig
 from PIL import Image
-from random_sd15 import random_pipeline
+from shapes import PIPELINES, options_of, results_of, shape_of
 
 from perfusion.atomic import write_json
 from perfusion.learning.data import ConceptData
+from perfusion.learning.models import plain_attention
 from perfusion.learning.module import PerfusionModule
+from perfusion.learning.noising import noising_of
+from perfusion.method.denoiser import predict
 from perfusion.method.edit import inverse_metric
+from perfusion.method.text import tokenize, towers
+from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
 
-ARMS = ("perfusion", "textual_inversion", "textual_inversion_cached", "dreambooth_lora")
+ARMS = {
+    "sd15": ("perfusion", "textual_inversion", "textual_inversion_cached", "dreambooth_lora"),
+    "sdxl": ("perfusion", "textual_inversion", "textual_inversion_cached"),
+}
 
 
 def memory(key: str) -> float:
@@ -75,7 +85,8 @@ def perfusion(pipe, turn: Turn, steps: int, batch: int, resolution: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(pixels(1, resolution)[0]).save(f"{folder}/0.png")
         data = ConceptData([Path(folder) / "0.png"], resolution, "teddy", "", None, flip=False).encode(pipe.vae)
-    d = pipe.text_encoder.config.hidden_size
+    plain_attention(pipe, resolution)
+    d = text_encoder_of(pipe).config.hidden_size
     module = PerfusionModule(
         pipe, data, "teddy*", "teddy", inverse_metric(torch.eye(d), 0.0), beta=0.75, tau=0.1, lock="local",
         batch_size=batch, i_star_decay=0.99, seed=0,
@@ -94,30 +105,33 @@ def perfusion(pipe, turn: Turn, steps: int, batch: int, resolution: int) -> int:
 
 
 def textual_inversion(pipe, turn: Turn, steps: int, batch: int, resolution: int, cached: bool = False) -> int:
-    for frozen in (pipe.vae, pipe.unet, pipe.text_encoder):
+    for frozen in (pipe.vae, pipe.unet, text_encoder_of(pipe)):
         frozen.requires_grad_(False)
-    pipe.tokenizer.add_tokens("<teddy>")
-    new = pipe.tokenizer.convert_tokens_to_ids("<teddy>")
-    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer))
-    table = pipe.text_encoder.get_input_embeddings().requires_grad_(True)
-    original = table.weight.detach().clone()
+    if cached:
+        plain_attention(pipe, resolution)
+    for tokenizer in tokenizers_of(pipe).values():
+        tokenizer.add_tokens("<teddy>")
+    text_encoder = text_encoder_of(pipe).train()
+    for tower in towers(text_encoder):
+        tower.resize_token_embeddings(len(pipe.tokenizer))
+    tables = [tower.get_input_embeddings().requires_grad_(True).weight for tower in towers(text_encoder)]
+    originals = [table.detach().clone() for table in tables]
     others = torch.ones(len(pipe.tokenizer), dtype=torch.bool)
-    others[new] = False
-    pipe.text_encoder.train()
-    optimizer = torch.optim.AdamW(table.parameters(), lr=5e-4, weight_decay=1e-2)
+    others[pipe.tokenizer.convert_tokens_to_ids("<teddy>")] = False
+    optimizer = torch.optim.AdamW(tables, lr=5e-4, weight_decay=1e-2)
     x, ids = batch_of(pipe, "a photo of a <teddy>", batch, resolution)
     once = encode(pipe.vae, x) if cached else None
     turn.connection.send("ready")
     for _ in range(steps):
         turn.begin()
-        encodings = pipe.text_encoder(ids)[0]
-        denoising_loss(pipe, once if cached else encode(pipe.vae, x), encodings).backward()
+        denoising_loss(pipe, once if cached else encode(pipe.vae, x), ids, resolution).backward()
         optimizer.step()
         optimizer.zero_grad()
         with torch.no_grad():
-            table.weight[others] = original[others]
+            for table, original in zip(tables, originals):
+                table[others] = original[others]
         turn.end()
-    return table.weight.numel()
+    return sum(table.numel() for table in tables)
 
 
 def textual_inversion_cached(*args) -> int:
@@ -136,8 +150,7 @@ def dreambooth_lora(pipe, turn: Turn, steps: int, batch: int, resolution: int) -
     turn.connection.send("ready")
     for _ in range(steps):
         turn.begin()
-        latents = encode(pipe.vae, x)
-        denoising_loss(pipe, latents, pipe.text_encoder(ids)[0]).backward()
+        denoising_loss(pipe, encode(pipe.vae, x), ids, resolution).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()
@@ -152,17 +165,18 @@ def pixels(batch: int, resolution: int) -> np.ndarray:
 def batch_of(pipe, prompt: str, batch: int, resolution: int):
     """Pictures [B, 3, H, W] in [-1, 1] and token ids [B, 77], as the examples' data loaders give them."""
     x = torch.from_numpy(pixels(batch, resolution)).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
-    return x, pipe.tokenizer([prompt] * batch, padding="max_length", max_length=77, return_tensors="pt").input_ids
+    return x, tokenize(pipe.tokenizer, [prompt] * batch)
 
 
 def encode(vae, x):
     return vae.encode(x).latent_dist.sample().detach() * vae.config.scaling_factor
 
 
-def denoising_loss(pipe, latents, encodings):
-    noise = torch.randn_like(latents)
-    t = torch.randint(0, pipe.scheduler.config.num_train_timesteps, (len(latents),))
-    return F.mse_loss(pipe.unet(pipe.scheduler.add_noise(latents, noise, t), t, encodings).sample, noise)
+def denoising_loss(pipe, latents, ids, resolution: int):
+    noising, noise = noising_of(pipe.scheduler), torch.randn_like(latents)
+    encodings, pooled = text_encoder_of(pipe)(ids)[:2]
+    noisy, t = noising.noisy(latents, noise, torch.randint(0, noising.steps, (len(latents),)))
+    return F.mse_loss(predict(pipe, noisy, t, encodings, resolution, pooled=pooled), noise)
 
 
 def work(arm: str, pipe, connection, options) -> None:
@@ -175,9 +189,9 @@ def work(arm: str, pipe, connection, options) -> None:
 
 def main(options) -> dict:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
-    pipe = random_pipeline(options.tiny)
+    pipe, arms = PIPELINES[options.shape](options.tiny), ARMS[options.shape]
     context, workers = get_context("fork"), {}
-    for arm in ARMS:
+    for arm in arms:
         here, there = context.Pipe()
         process = context.Process(target=work, args=(arm, pipe, there, options), daemon=True)
         process.start()
@@ -196,33 +210,29 @@ def main(options) -> dict:
     for process, _ in workers.values():
         process.join()
     timed = rounds[1:]
-    peak = {arm: max(measured[arm][1] for measured in rounds) for arm in ARMS}
+    peak = {arm: max(measured[arm][1] for measured in rounds) for arm in arms}
     result = {
-        "what": f"a training step, {'a tiny' if options.tiny else 'the true SD 1.5'} shape, random weights, float32, "
+        "what": f"a training step at {shape_of(options)}, random weights, float32, "
         f"batch {options.batch}, {options.resolution} x {options.resolution}; medians of {options.rounds} turns",
-        "seconds": {arm: round(statistics.median(measured[arm][0] for measured in timed), 4) for arm in ARMS},
+        "seconds": {arm: round(statistics.median(measured[arm][0] for measured in timed), 4) for arm in arms},
         "peak_mib": {arm: round(m) for arm, m in peak.items()},
         "weights_mib": round(
-            sum(w.nbytes for part in (pipe.unet, pipe.vae, pipe.text_encoder) for w in part.parameters()) / 2**20
+            sum(w.nbytes for part in (pipe.unet, pipe.vae, text_encoder_of(pipe)) for w in part.parameters()) / 2**20
         ),
         "trained": trained,
     }
-    for arm in ARMS[1:]:
+    for arm in arms[1:]:
         ratio = statistics.median(measured["perfusion"][0] / measured[arm][0] for measured in timed)
         result[f"time_vs_{arm}"] = round(ratio, 4)
         result[f"memory_vs_{arm}"] = round(peak["perfusion"] / peak[arm], 4)
     result |= {"threads": options.threads, "cores": os.cpu_count()}
     result |= {name: version(name) for name in ("torch", "diffusers", "peft")}
-    print(write_json(options.results, result))
+    print(write_json(results_of("train_step_cost", options), result))
     return result
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the script")
+    parser = options_of(__doc__)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--resolution", type=int, default=256, help="pixels")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--results", type=Path, default=Path("results/train_step_cost.json"))
     main(parser.parse_args())

@@ -21,16 +21,27 @@ def clip_tokenizer(limit: int = 77, pad: str = "<|endoftext|>") -> CLIPTokenizer
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=limit, pad_token=pad)
 
 
+def random_unet(tiny: bool = False) -> UNet2DConditionModel:
+    """The UNet alone: 860 M numbers."""
+    shape = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
+    if tiny:
+        shape = {
+            "block_out_channels": (8, 8, 16, 16),
+            "cross_attention_dim": 32,
+            "attention_head_dim": 2,
+            "norm_num_groups": 4,
+        }
+    return UNet2DConditionModel(sample_size=64, **shape)
+
+
 def random_pipeline(tiny: bool = False) -> StableDiffusionPipeline:
     """StableDiffusionPipeline of random float32 weights; 1,066 M numbers, or 2 M where `tiny`."""
     torch.manual_seed(0)
     tokenizer = clip_tokenizer()
     text = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
-    unet = {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8}
     vae = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
     if tiny:
         text = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-        unet = {"block_out_channels": (8, 8, 16, 16), "cross_attention_dim": 32, "attention_head_dim": 2}
         vae = {"block_out_channels": (8, 8, 8, 8), "layers_per_block": 1}
     norm = {"norm_num_groups": 4} if tiny else {}
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -42,7 +53,7 @@ def random_pipeline(tiny: bool = False) -> StableDiffusionPipeline:
         AutoencoderKL(latent_channels=4, sample_size=512, **blocks, **vae, **norm),
         CLIPTextModel(config),
         tokenizer,
-        UNet2DConditionModel(sample_size=64, **unet, **norm),
+        random_unet(tiny),
         scheduler,
         safety_checker=None,
         feature_extractor=None,

@@ -60,20 +60,43 @@ def measured() -> str:
             what = f"teddy\\* learned from five pictures, {job['cores']} cores, {numbers}"
             rows.append((what, seconds(job["train_seconds"]), "`scripts/measure_main_job.py`"))
             rows.append(("`make demo` after installation", seconds(job["demo_seconds"]), "the same"))
-    shapes, step, loading, train = (load(n) for n in ("true_shapes", "step_cost", "loading", "train_step_cost"))
+    split, shapes = len(rows), load("true_shapes")
     rows += [
         ("numbers learned", f"{shapes['trained_numbers']:,}", "`scripts/check_true_shapes.py`"),
-        ("concept file", f"{shapes['file_bytes']:,} bytes", "the same"),
-        ("denoising step with 1 concept; 1.00 = the stock pipeline's", f"{step['ratio_1']:.2f}", "`scripts/measure_step_cost.py`"),
-        ("the same with 16 concepts", f"{step['ratio_16']:.2f}", "the same"),
-        (f"the same with {loading['concepts']:,} concepts", f"{loading['step_ratio']:.2f}", "`scripts/measure_loading.py`"),
-        ("a concept put on the pipeline: the first, a further one", f"{loading['load_ms_first'] / 1000:.1f} s, {loading['load_ms']:.0f} ms", "the same"),
-        ("training step; 1.00 = Textual Inversion's", f"{train['time_vs_textual_inversion']:.2f}", "`scripts/measure_train_step_cost.py`"),
-        ("its peak memory; 1.00 = Textual Inversion's", f"{train['memory_vs_textual_inversion']:.2f}", "the same"),
+        ("concept file", f"{load('true_shapes_models')['sd15']['file_bytes']:,} bytes", "`scripts/check_true_shapes.py --shapes`"),
+        *_costs(""),
     ]  # fmt: skip
-    split = len(rows) - 8
     head = [(f"Emojiland: {what}", *rest) for what, *rest in rows[:split]]
-    return table("what | measured | by", head + [(f"SD 1.5's shape: {what}", *rest) for what, *rest in rows[split:]])
+    tail = [(f"SD 1.5's shape: {what}", *rest) for what, *rest in rows[split:]]
+    tail += [(f"SDXL's shape: {what}", *rest) for what, *rest in _costs("_sdxl")]
+    return table("what | measured | by", head + tail)
+
+
+def _costs(shape: str) -> list[tuple]:
+    """What the scripts measured at a shape; SDXL's, "_sdxl", as far as they were run."""
+    has = lambda name: not shape or (RESULTS / f"{name}{shape}.json").exists()
+    script, rows = lambda name: f"`scripts/measure_{name}.py{' --shape sdxl' * bool(shape)}`", []
+    if has("step_cost"):
+        step = load(f"step_cost{shape}")
+        rows += [
+            ("denoising step with 1 concept; 1.00 = the stock pipeline's", f"{step['ratio_1']:.2f}", script("step_cost")),
+            ("the same with 16 concepts", f"{step['ratio_16']:.2f}", "the same"),
+        ]  # fmt: skip
+    if has("loading"):
+        loading = load(f"loading{shape}")
+        many = f"a step with {loading['concepts']:,} concepts; 1.00 = the stock pipeline's"
+        took = f"{loading['load_ms_first'] / 1000:.1f} s, {loading['load_ms']:.0f} ms"
+        rows += [
+            (many, f"{loading['step_ratio']:.2f}", script("loading")),
+            ("a concept put on the pipeline: the first, a further one", took, "the same"),
+        ]
+    if has("train_step_cost"):
+        train = load(f"train_step_cost{shape}")
+        rows += [
+            ("training step; 1.00 = Textual Inversion's", f"{train['time_vs_textual_inversion']:.2f}", script("train_step_cost")),
+            ("its peak memory; 1.00 = Textual Inversion's", f"{train['memory_vs_textual_inversion']:.2f}", "the same"),
+        ]  # fmt: skip
+    return rows
 
 
 def _claims(names: tuple[str, ...]) -> list[tuple]:

@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from filelock import FileLock
 from helpers import louder, text_encoder, unet, vae
 from helpers_hub import hub_server
-from helpers_tokenizers import tiny_tokenizer
+from tiny_tokenizers import tiny_tokenizer
 
 from perfusion.method.concept import Concept
 from perfusion.method.denoiser import denoiser_of

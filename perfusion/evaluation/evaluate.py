@@ -77,7 +77,9 @@ def reader_of(cfg: DictConfig):
     if not cfg.reader or not cfg.get("reads"):
         return None
     try:
-        reader = hydra.utils.get_object(cfg.reads)
+        reader = hydra.utils.get_class(
+            cfg.reads
+        )  # not an object: which facts it reads is asked before its weights load
         reader.FACTS, reader.check  # noqa: B018 what a reader has
         return reader
     except Exception as error:  # whatever the import of a module raises

@@ -40,7 +40,9 @@ def module_of(cfg: DictConfig, pipe, latents, concept: DictConfig) -> tuple:
     common = {"batch_size": cfg.batch_size, "seed": cfg.seed}
     if cfg.method.module:
         metadata["config"]["method"] = settings["method"]
-        cls = hydra.utils.get_object(cfg.method.module)
+        cls = hydra.utils.get_class(
+            cfg.method.module
+        )  # not instantiate, which would make DictConfigs of what it is given
         words = (concept.name, concept.super_category)
         return (
             cls(pipe, latents, *words, method=settings["method"], sampling=Sampling.of(cfg.model), **common),
@@ -60,7 +62,8 @@ def module_of(cfg: DictConfig, pipe, latents, concept: DictConfig) -> tuple:
 
 def open_learned(method: DictConfig, path: str | Path):
     """The file that the method's training saved."""
-    return (hydra.utils.get_object(method.learned) if method.learned else Concept).load(path)
+    cls = hydra.utils.get_class(method.learned) if method.learned else Concept  # the class: its `load` makes the object
+    return cls.load(path)
 
 
 def word_of(learned) -> str:

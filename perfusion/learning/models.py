@@ -14,6 +14,7 @@ import diffusers
 import hydra
 import torch
 from diffusers import DiffusionPipeline, PixArtTransformer2DModel, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from diffusers.schedulers import KarrasDiffusionSchedulers
 from huggingface_hub import hf_hub_download
 from omegaconf import DictConfig
@@ -30,6 +31,7 @@ from perfusion.method.text_encoders import text_encoder_of
 
 log = logging.getLogger(__name__)
 FILES = {"path": "model_index.json", "config": "model_index.json", "segmenter": "config.json"}
+SMALL = 32 * 32  # latents: above, plain products would fill the memory, which grows with the square (SD 1.5: 64 x 64)
 SCHEDULERS = [kind.name for kind in KarrasDiffusionSchedulers]  # those that Stable Diffusion's pipelines can draw with
 
 
@@ -232,6 +234,14 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
     return pipe
 
 
+def plain_attention(pipe, resolution: int) -> None:
+    """Attention by plain products where a training on the CPU is faster so: on small pictures the fused kernel's backward is slower."""
+    if pipe.device.type == "cpu" and (resolution // pipe.vae_scale_factor) ** 2 <= SMALL:
+        for layer in denoiser_of(pipe).modules():
+            if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0:
+                layer.set_processor(AttnProcessor())
+
+
 def check_covariance(
     model: DictConfig,
     captions: int | None,
@@ -250,7 +260,8 @@ def check_covariance(
 
 def _captions_of(module: str):
     try:
-        return hydra.utils.get_object(f"{module}.captions")
+        # Found before any weights load, called after: a name in configuration, where `_target_` would be a call.
+        return hydra.utils.get_method(f"{module}.captions")
     except Exception as error:  # whatever the import of a module raises
         raise UserError(
             f"model.captions={module} cannot be imported ({' '.join(str(error).split())[:200]}); give a module that has "

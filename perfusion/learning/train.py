@@ -9,7 +9,6 @@ from pathlib import Path
 import hydra
 import pytorch_lightning as pl
 import torch
-from diffusers.models.attention_processor import Attention, AttnProcessor, AttnProcessor2_0
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import Logger
 
@@ -30,11 +29,10 @@ from perfusion.learning.methods import (
     put_on,
     word_of,
 )
-from perfusion.learning.models import check_covariance, check_model, load_pipeline, load_tokenizer
+from perfusion.learning.models import check_covariance, check_model, load_pipeline, load_tokenizer, plain_attention
 from perfusion.learning.progress import Progress
 from perfusion.learning.selection import Selection
 from perfusion.method.attention import look
-from perfusion.method.denoiser import denoiser_of
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text import add_placeholders, single_token
@@ -43,7 +41,6 @@ from perfusion.results import forget_peak, peak_mib
 from perfusion.scorers import open_scorer
 
 log = logging.getLogger(__name__)
-SMALL = 32 * 32  # latents: above, plain products would fill the memory, which grows with the square (SD 1.5: 64 x 64)
 
 
 def train(cfg: DictConfig, folder: Path, callbacks: Sequence[pl.Callback] = ()) -> dict:
@@ -130,11 +127,8 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     scorer = open_scorer(cfg.model.scorer)  # before the long part: it may have to be downloaded
     pl.seed_everything(cfg.seed, verbose=False)
     pipe = load_pipeline(cfg.model, device)
-    positions = (cfg.model.resolution // pipe.vae_scale_factor) ** 2
-    if pipe.device.type == "cpu" and not cfg.model.get("attention") and positions <= SMALL:
-        for layer in denoiser_of(pipe).modules():  # the fused kernel's backward is slower than plain products there
-            if isinstance(layer, Attention) and type(layer.processor) is AttnProcessor2_0:
-                layer.set_processor(AttnProcessor())
+    if not cfg.model.get("attention"):
+        plain_attention(pipe, cfg.model.resolution)
     # Frozen from here on, so remembered: load_concepts asks for it at every selection.
     pipe._perfusion_base_hash = hash_of(pipe)
     module, metadata, condition = module_of(cfg, pipe, data.encode(pipe.vae), concept)

@@ -23,7 +23,7 @@ def plain(model: nn.Module) -> nn.Module:
     return getattr(model, "_orig_mod", model)
 
 
-def _is_lora(layer: nn.Module) -> bool:
+def is_lora(layer: nn.Module) -> bool:
     """Whether it is peft's adapter around a torch.nn.Linear; peft need not be installed."""
     return isinstance(getattr(layer, "base_layer", None), nn.Linear)
 
@@ -58,7 +58,7 @@ def cross_attentions(model: nn.Module) -> dict[str, Attention]:
                 "to_v: call unfuse_qkv_projections() first, or use another model."
             )
         for layer in (attention.to_k, attention.to_v):
-            if not isinstance(layer, (nn.Linear, WidenedLinear)) and not _is_lora(layer):
+            if not isinstance(layer, (nn.Linear, WidenedLinear)) and not is_lora(layer):
                 raise UserError(
                     f"{name} has {type(layer).__name__} for to_k or to_v where torch.nn.Linear, or a LoRA on one, is "
                     "needed; fuse or unload other adapters first."
@@ -136,7 +136,7 @@ class WidenedLinear(nn.Module):
             source._version,
             torch.is_autocast_enabled(x.device.type),
         ]
-        if self.base is not None and _is_lora(self.base):
+        if self.base is not None and is_lora(self.base):
             lora = self.base
             key += [lora.disable_adapters, *lora.active_adapters, *lora.merged_adapters, *lora.scaling.items()]
         kept = self._kept  # read and written at once, as several threads may draw

@@ -27,7 +27,7 @@ from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import augment
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.gates import check_distinct, check_gate, numbers, per_image
-from perfusion.method.layers import WidenedLinear, cross_attentions, lock_o_star_k, widen
+from perfusion.method.layers import WidenedLinear, cross_attentions, is_lora, lock_o_star_k, widen
 from perfusion.method.memo import remembered
 from perfusion.method.prompt_call import PromptCall
 from perfusion.method.sources import Source, by_word
@@ -91,7 +91,9 @@ def load_concepts(
             "PixArt's and Sana's, that have them all (SDXL's refiner has not)."
         )
     denoiser = denoiser_of(pipe)
-    cross_attentions(denoiser)  # says so where there is none, before anything else is asked of the pipeline
+    attentions = cross_attentions(
+        denoiser
+    )  # says so where there is none, before anything else is asked of the pipeline
     if next(denoiser.parameters()).is_meta:
         raise UserError(
             f"the weights of {type(pipe).__name__} are offloaded one by one (enable_sequential_cpu_offload) or not loaded; "
@@ -102,7 +104,7 @@ def load_concepts(
             f"concepts {list(pipe._perfusion.concepts)} are loaded already; call unload() on their handle first and "
             "load all that you need together."
         )
-    if any(isinstance(a.to_k, WidenedLinear) for a in cross_attentions(denoiser).values()):
+    if any(isinstance(a.to_k, WidenedLinear) for a in attentions.values()):
         raise UserError(
             f"the denoiser of this {type(pipe).__name__} holds concepts already, which were loaded on another pipeline that shares "
             "it; call unload() on their handle first, or give each pipeline a denoiser of its own."
@@ -186,8 +188,7 @@ class LoadedConcepts:
     def _widen_denoiser(self) -> None:
         """Put the concepts' rows beside W. Raises UserError, before anything is changed, where they do not fit."""
         concepts = self.concepts
-        super_encodings = torch.stack(self._super_encodings([c.super_category for c in concepts.values()]))
-        locked = lock_o_star_k(denoiser_of(self.pipe), super_encodings)
+        locked = self._locked_keys([c.super_category for c in concepts.values()])
         o_star_v, o_star_k = {}, {}
         for name, keys in locked.items():
             if any(name not in c.o_star_v for c in concepts.values()):
@@ -199,16 +200,20 @@ class LoadedConcepts:
             o_star_k[name] = torch.stack([key if o is None else o for o, key in zip(trained, keys, strict=True)])
         self._widened = widen(denoiser_of(self.pipe), self.i_stars, o_star_v, o_star_k)
 
-    def _super_encodings(self, words: list[str]) -> list[Tensor]:
-        """`text.super_encoding` of each word, computed once for as long as the text encoder's weights stay."""
-        state = self._encoder.state_dict()
+    def _locked_keys(self, words: list[str]) -> dict[str, Tensor]:
+        """o*_K of the local lock for each super-category's word, {layer: [J, d_l]}: computed once for as long as the text
+        encoder's weights and W_K stay."""
+        denoiser, text = denoiser_of(self.pipe), self._encoder.state_dict()
+        keys = {name: attention.to_k for name, attention in cross_attentions(denoiser).items()}
         # A LoRA is switched and scaled without any weight changing: then nothing is kept.
-        lora = any("lora_" in name for name in state)
-        known = {} if lora else remembered(self.pipe, "super_encodings", state.values(), dict)
-        for word in dict.fromkeys(words):
-            if word not in known:
-                known[word] = super_encoding(self._tokenizers["tokenizer"], self._encoder, word)
-        return [known[word] for word in words]
+        lora = any("lora_" in name for name in text) or any(is_lora(layer) for layer in keys.values())
+        weights = [*text.values(), *(layer.weight for layer in keys.values())]
+        known = {} if lora else remembered(self.pipe, "locked_keys", weights, dict)
+        if new := [word for word in dict.fromkeys(words) if word not in known]:
+            encode = functools.partial(super_encoding, self._tokenizers["tokenizer"], self._encoder)
+            locked = lock_o_star_k(denoiser, torch.stack([encode(word) for word in new]))
+            known |= {word: {name: locked[name][i] for name in keys} for i, word in enumerate(new)}
+        return {name: torch.stack([known[word][name] for word in words]) for name in keys}
 
     def _narrow(self, module, args, kwargs):
         """A ControlNet's cross-attentions are stock: they take the encodings e alone, without the gates' columns."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import fit, loss_of, sdxl, tokenizers
-from hydra.utils import get_object
+from hydra.utils import get_class
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -42,7 +42,7 @@ def method_of(name: str, **changes):
 
 def module_of(pipe, folder, name, **changes):
     method = method_of(name, **changes)
-    cls = get_object(method["module"])
+    cls = get_class(method["module"])
     return cls(pipe, data_of(pipe, folder), "teddy*", "teddy", method=method, batch_size=4, seed=0, sampling=SAMPLING)
 
 
@@ -95,7 +95,7 @@ def test_the_file_round_trips_and_strength_0_is_the_base_model(pipe, tmp_path, n
     concept = learned_by(pipe, tmp_path, name)
     before, base = weights(pipe), pictures(pipe, "teddy")
     concept.save(tmp_path / "concept.safetensors")
-    loaded = get_object(method_of(name)["learned"]).load(tmp_path / "concept.safetensors")
+    loaded = get_class(method_of(name)["learned"]).load(tmp_path / "concept.safetensors")
     assert (loaded.word, loaded.steps, loaded.super_category) == (concept.word, 8, "teddy")
     assert all(torch.allclose(loaded.tensors[n], t, rtol=1e-3, atol=1e-5) for n, t in concept.tensors.items())
 
@@ -121,10 +121,10 @@ def test_the_file_round_trips_and_strength_0_is_the_base_model(pipe, tmp_path, n
     other = METHODS[METHODS.index(name) - 1]
     if name != "textual_inversion":
         with pytest.raises(UserError, match="was not written by method="):
-            get_object(method_of(other)["learned"]).load(tmp_path / "concept.safetensors")
+            get_class(method_of(other)["learned"]).load(tmp_path / "concept.safetensors")
     with pytest.raises(UserError, match="is not a safetensors file"):
         (tmp_path / "pickle.bin").write_bytes(b"\x80\x04K\x01.")
-        get_object(method_of(name)["learned"]).load(tmp_path / "pickle.bin")
+        get_class(method_of(name)["learned"]).load(tmp_path / "pickle.bin")
 
 
 def test_diffusers_reads_the_embedding_and_the_lora(pipe, folder, tmp_path):
@@ -137,7 +137,7 @@ def test_diffusers_reads_the_embedding_and_the_lora(pipe, folder, tmp_path):
         concept = learned_by(pipe, tmp_path, name)
         file = tmp_path / name / "concept.safetensors"
         concept.save(file)
-        handle = put_on(pipe, get_object(method_of(name)["learned"]).load(file))
+        handle = put_on(pipe, get_class(method_of(name)["learned"]).load(file))
         ours = pictures(pipe, concept.word)
         handle.unload()
         stock = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
@@ -150,9 +150,7 @@ def test_diffusers_reads_the_embedding_and_the_lora(pipe, folder, tmp_path):
         assert np.abs(pictures(stock, concept.word) - ours).max() <= 2
 
     save_file({"<their-toy>": torch.ones(32)}, tmp_path / "learned_embeds.safetensors")
-    theirs = get_object(method_of("textual_inversion")["learned"]).load(
-        tmp_path / "learned_embeds.safetensors", "teddy"
-    )
+    theirs = get_class(method_of("textual_inversion")["learned"]).load(tmp_path / "learned_embeds.safetensors", "teddy")
     assert theirs.word == "their-toy" and put_on(pipe, theirs).unload() is None
     save_file({"a": torch.ones(32), "b": torch.ones(32)}, tmp_path / "two.safetensors")
     with pytest.raises(UserError, match="one embedding, or clip_l and clip_g"):
@@ -192,7 +190,7 @@ def test_on_sdxl(tmp_path, name):
     before = weights(pipe)
     concept = learned_by(pipe, tmp_path, name)
     concept.save(tmp_path / "concept.safetensors")
-    loaded = get_object(method_of(name)["learned"]).load(tmp_path / "concept.safetensors")
+    loaded = get_class(method_of(name)["learned"]).load(tmp_path / "concept.safetensors")
     base = pictures(pipe, "teddy")
     handle = put_on(pipe, loaded)
     assert not np.array_equal(pictures(pipe, loaded.word), base)

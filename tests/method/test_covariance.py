@@ -7,8 +7,8 @@ import pandas
 import pytest
 import torch
 from helpers import without_weights
-from helpers_tokenizers import WORDS
 from omegaconf import OmegaConf
+from tiny_tokenizers import WORDS
 
 from perfusion.commands.covariance import measure
 from perfusion.config import CONF

@@ -8,7 +8,7 @@ from peft import LoraConfig
 from tokenizers import AddedToken
 
 from perfusion.method.fingerprint import base_hash, hash_of
-from perfusion.method.layers import cross_attentions
+from perfusion.method.layers import cross_attentions, lock_o_star_k
 from perfusion.method.memo import remembered
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.text import add_placeholders
@@ -46,6 +46,27 @@ def test_a_lora_on_the_text_encoder_is_switched_without_its_weights_changing(pip
     pipe.enable_lora()
     assert all(torch.equal(a, b) for a, b in zip(keys(), with_lora))
     assert not any(torch.allclose(a, b, rtol=1e-3) for a, b in zip(without, with_lora))
+
+
+def test_the_locks_keys_are_computed_once_until_a_weight_changes(pipe, make_concept, monkeypatch):
+    concept, asked = make_concept(pipe), []
+    lock = lambda *args: asked.append(1) or lock_o_star_k(*args)
+    monkeypatch.setattr("perfusion.method.pipeline.lock_o_star_k", lock)
+
+    def keys():
+        handle = load_concepts(pipe, {"teddy*": concept})
+        handle.unload()
+        return handle, {n: o.clone() for n, o in handle._locked_keys(["teddy", "cat", "teddy"]).items()}
+
+    one, two = keys()[1], keys()[1]
+    assert len(asked) == 2  # teddy's, then cat's
+    assert all(torch.equal(one[n], two[n]) and torch.equal(one[n][0], one[n][2]) for n in one)
+    name, attention = next(iter(cross_attentions(pipe.unet).items()))
+    with torch.no_grad():
+        attention.to_k.weight.mul_(2)
+    concept.base_hash = hash_of(pipe)
+    three = keys()[1]
+    assert torch.allclose(three[name], 2 * one[name], rtol=1e-4) and len(asked) == 4
 
 
 def test_a_pipeline_whose_weights_change_has_another_hash(pipe):

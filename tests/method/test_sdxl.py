@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from helpers import close, fit, frozen, latents, loss_of, module_of, sd21, sdxl, tokenizers
-from helpers_tokenizers import tiny_tokenizer
 from PIL import Image
+from tiny_tokenizers import tiny_tokenizer
 
 from perfusion.errors import UserError
 from perfusion.learning.data import ConceptData

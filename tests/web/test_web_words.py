@@ -1,6 +1,6 @@
 """What a prompt's words are taken for, as the page says it and as drawing does it."""
 
-from helpers_tokenizers import t5_tokenizer
+from tiny_tokenizers import t5_tokenizer
 
 from perfusion.method.text import add_placeholders, held_tokens, near_words, single_token
 from perfusion.web.words import bold, hints, spans
