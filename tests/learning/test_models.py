@@ -53,7 +53,9 @@ def test_presets_set_the_model_too_and_yield_to_the_command_line(name, dtype):
     assert name == "ddp" or cfg.batch_size * cfg.trainer.accumulate_grad_batches == 16
     assert compose("train", "model=sd15", f"trainer={name}", "batch_size=3", "model.dtype=float32").batch_size == 3
     assert compose("train").batch_size == compose("train").model.batch_size == 8
-    assert compose("train", "model=sd15", "trainer=cpu").batch_size == 16 and compose("train").trainer.accelerator == "cpu"
+    assert (
+        compose("train", "model=sd15", "trainer=cpu").batch_size == 16 and compose("train").trainer.accelerator == "cpu"
+    )
 
 
 def test_the_trainer_is_the_machines_own_where_none_is_named():
