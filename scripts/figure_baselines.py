@@ -49,7 +49,7 @@ def time_to_quality(runs: dict[str, list[list[dict]]]) -> dict:
         float(at[np.nanargmax(c >= level)]) if (c >= level - 1e-9).any() else np.nan for level in levels
     ]
     return {
-        "what": "harmonic mean of CLIP image and text similarity on the selection's prompts, best so far, over seconds of training "
+        "what": "mean of CLIP image and text similarity on the selection's prompts, best so far, over seconds of training "
         "(regularisation pictures included, the selection's own drawing not)",
         "seconds": rounded(at, 2), "levels": rounded(levels),
         "methods": {name: {"score": rounded(c), "seconds_to_levels": rounded(reached(c), 1)} for name, c in curves.items()},
@@ -57,9 +57,8 @@ def time_to_quality(runs: dict[str, list[list[dict]]]) -> dict:
 
 
 def best_point(points: list[dict]) -> int:
-    """The operating point that a contact sheet shows: the best harmonic mean of image and text similarity."""
-    harmonic = [2 * p["image"] * p["text"] / (p["image"] + p["text"]) for p in points]
-    return int(np.argmax(harmonic))
+    """The operating point that a contact sheet shows: the best mean of image and text similarity."""
+    return int(np.argmax([p["image"] + p["text"] for p in points]))
 
 
 def sheets(joined: dict, jobs: dict, folder: Path) -> None:
@@ -120,7 +119,7 @@ def draw() -> list[Path]:
     right.tick_params(labelsize=5.5, length=2, pad=1)
     right.legend(fontsize=6, labelcolor="linecolor", frameon=False, borderpad=0, handlelength=1.2)
     right.set_xlabel("seconds of training, one machine"), right.set_ylabel("best score so far")
-    right.set_title("time to quality (harmonic mean of both similarities)", fontsize=7, loc="left")
+    right.set_title("time to quality (mean of both similarities)", fontsize=7, loc="left")
     right.spines[["top", "right"]].set_visible(False)
     return [RESULT, *figures.save(figure, "baselines"), figures.RESULTS / "baselines"]
 

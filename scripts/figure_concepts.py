@@ -24,14 +24,16 @@ from perfusion.plots import grid
 FOLDER, PROMPTS = Path("outputs/concepts"), 16
 
 
-def learned(name: str, overrides: list[str]) -> Path:
-    """The concept file of one concept, trained with the defaults where it is not there yet."""
+def learned(name: str, overrides: list[str], concept: str | None = None) -> Path:
+    """The concept file of one concept, trained with the defaults where it is not there yet. concept: its group, if not `name`."""
     folder = FOLDER / name
     file = folder / "concept.safetensors"
     if not (folder / "result.json").exists():
         folder.mkdir(parents=True, exist_ok=True)
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            train(compose("train", [f"concept={name}", "attention=false", "picture=false", *overrides]), folder)
+            train(
+                compose("train", [f"concept={concept or name}", "attention=false", "picture=false", *overrides]), folder
+            )
     return file
 
 

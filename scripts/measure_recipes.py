@@ -90,11 +90,10 @@ def main() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     scenes, unseen = SceneCache(base.scenes, 1, held_out=False), SceneCache(TEST_SCENES, SEED, held_out=False)
-    ids, empty = tokenizer(scenes.captions, **padded).input_ids, tokenizer([""], **padded).input_ids
     with torch.no_grad():
         encodings = text_encoder(tokenizer(unseen.captions, **padded).input_ids).last_hidden_state
     test = {"latents": torch.from_numpy(np.array(latents_of(unseen, vae))).float(), "encodings": encodings}
-    parts, done = (scenes, latents_of(scenes, vae), ids, empty, text_encoder), {}
+    parts, done = (scenes, latents_of(scenes, vae), tokenizer, text_encoder), {}
     for name in names:
         done[name] = trial(OmegaConf.merge(base, RECIPES[name]), parts, test, minutes) | RECIPES[name]
         print(name, done[name], flush=True)

@@ -26,7 +26,6 @@ from perfusion.web.studio import COARSE, SHIFTS, Knob, Studio, Wish
 QUICK = [
     "max_steps=2",
     "selection.every=null",
-    "model.select_from=0",
     "covariance.captions=1000",
 ]  # speed does not depend on what is learned
 

@@ -61,9 +61,9 @@ class JudgePretraining(Pretraining):
         ]
         self.ids = tokenizer(captions, **padded).input_ids
         self.contrast = open_clip.ClipLoss()
-        pairs = [(fact.object, fact.artist) for fact in scenes.facts]
-        number = {pair: i for i, pair in enumerate(sorted(set(pairs)))}
-        self.drawing = torch.tensor([number[pair] for pair in pairs])
+        looks = [(fact.object, fact.artist, fact.color, fact.trim, fact.details) for fact in scenes.facts]
+        number = {look: i for i, look in enumerate(dict.fromkeys(looks))}
+        self.drawing = torch.tensor([number[look] for look in looks])  # in other colours it is another drawing
         objects = np.array([fact.object for fact in scenes.facts])
         self.of_class = [np.flatnonzero(objects == name) for name in np.unique(objects)]
 

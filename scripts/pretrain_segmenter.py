@@ -4,11 +4,12 @@ python scripts/pretrain_segmenter.py [minutes=15] [steps=5000]
 """
 
 import json
+import math
 from pathlib import Path
 
 import hydra
 import torch
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import adaptive_avg_pool2d, binary_cross_entropy_with_logits, cross_entropy
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, CLIPTokenizer
 
 from perfusion.emojiland.cache import SceneCache
@@ -61,6 +62,31 @@ class SegmenterPretraining(Pretraining):
             self.model = CLIPSegForImageSegmentation.from_pretrained(cfg.start, dtype=torch.float32).train()
         else:
             self.model = build(cfg, tokenizer, scenes.images.shape[1])
+        # Of an image patch: the class of its object, or (the last) nothing.
+        self.kinds = torch.nn.Linear(self.model.config.vision_config.hidden_size, len(self.words) + 1)
+
+    def kind_loss(self, patches: torch.Tensor, masks: torch.Tensor, facts: list) -> torch.Tensor:
+        """Cross-entropy of each patch's class, from the image tower alone [B, 1 + h x w, d]; needed for training only.
+
+        Masks alone teach it to find any object, whatever word is asked for. Patches that show a little of an object, and all
+        that lie outside it where another one stands, are left out.
+        """
+        logits = self.kinds(patches[:, 1:]).float()
+        share = adaptive_avg_pool2d(masks, math.isqrt(logits.shape[1])).flatten(1)
+        kind = torch.tensor([self.words.index(fact.object) for fact in facts], device=share.device)[:, None]
+        alone = torch.tensor([not fact.second for fact in facts], device=share.device)[:, None]
+        target = torch.where(share > 0.5, kind, torch.where(alone & (share < 0.05), len(self.words), -100))
+        return cross_entropy(logits.flatten(0, 1), target.flatten())
+
+    def drawn(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits [B, H, W] and the image tower's patches [B, 1 + h x w, d], with gradients.
+
+        CLIPSeg's own forward gives its towers none, for they come trained; these have to learn.
+        """
+        seen = self.model.clip.get_image_features(pixel_values=x, output_hidden_states=True)
+        words = self.model.clip.get_text_features(ids).pooler_output
+        activations = [seen.hidden_states[i + 1] for i in self.model.extract_layers]
+        return self.model.decoder(activations, words).logits.float(), seen.last_hidden_state
 
     def loss(self, rows):
         # One in five is asked of a class that is not there: the mask is then empty.
@@ -70,18 +96,19 @@ class SegmenterPretraining(Pretraining):
             fact = self.scenes.facts[rows[i]]
             others = [word for word in self.words if word not in (fact.object, fact.second)]
             names[i] = others[int(torch.randint(len(others), ()))]
-        masks = self.take(self.scenes.masks, rows).float().div(255)
-        masks = masks * ~absent[:, None, None].to(self.device)
+        own = self.take(self.scenes.masks, rows).float().div(255)
         ids = self.ids[[self.words.index(name) for name in names]].to(self.device)
         x = pixels(self.take(self.scenes.images, rows))
         if torch.rand(()) < 0.5:  # scenes are never mirrored, the views that masks.segment averages are
-            x, masks = x.flip(-1), masks.flip(-1)
-        logits = self.model(input_ids=ids, pixel_values=x).logits.float()
+            x, own = x.flip(-1), own.flip(-1)
+        masks = own * ~absent[:, None, None].to(self.device)
+        logits, patches = self.drawn(ids, x)
         p = logits.sigmoid()
         overlap = 2 * (p * masks).sum((1, 2)) + 1
         dice = 1 - overlap / (p.sum((1, 2)) + masks.sum((1, 2)) + 1)
         loss = binary_cross_entropy_with_logits(logits, masks) + 2 * dice.mean()  # Dice: 0.5 is where to cut
-        return {"loss": loss, "iou": iou(p, masks)[~absent].mean()}
+        kinds = self.kind_loss(patches, own, [self.scenes.facts[row] for row in rows])
+        return {"loss": loss + kinds, "iou": iou(p, masks)[~absent].mean(), "kinds": kinds.detach()}
 
 
 def iou(p: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import hydra
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, normalize
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.captions import captions
@@ -63,6 +63,15 @@ class TextPretraining(Pretraining):
             self.model.get_input_embeddings().weight.normal_(0, token_std)
             self.model.embeddings.position_embedding.weight.normal_(0, position_std)
 
+    def go_on_from(self, file: Path, words: dict[str, int], now: dict[str, int]) -> None:
+        """Take the weights of a checkpoint of this script's, token by token where the vocabulary has changed from `words`."""
+        weights = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        name = "model.embeddings.token_embedding.weight"
+        rows = self.state_dict()[name].clone()
+        for token in now.keys() & words.keys():
+            rows[now[token]] = weights[name][words[token]]
+        self.load_state_dict(weights | {name: rows})
+
     def loss(self, rows):
         pictures = self.images(pixels(self.take(self.scenes.images, rows)))
         texts = self.text_projection(self.model(self.ids[rows].to(self.device)).pooler_output)
@@ -77,8 +86,11 @@ class TextPretraining(Pretraining):
 def main(cfg) -> None:
     folder = Path(cfg.assets) / "pipeline"
     scenes = SceneCache(cfg.scenes, 1, held_out=False)
+    words = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab() if cfg.start else {}
     tokenizer = train_tokenizer(captions(20_000, seed=1), cfg.vocabulary - 64, cfg.length, folder / "tokenizer")
     module = TextPretraining(cfg, scenes, tokenizer)
+    if cfg.start:
+        module.go_on_from(Path(cfg.start), words, tokenizer.get_vocab())
     fit(module, "text")
     module.model.half().save_pretrained(folder / "text_encoder")
     print(f"written: {folder / 'text_encoder'}")

@@ -5,6 +5,8 @@ python scripts/pretrain_unet.py [minutes=60] [steps=5800] [start=FOLDER name=NAM
 
 import copy
 import math
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import hydra
@@ -18,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import DEVICE, Pretraining, fit, pixels
+from perfusion.emojiland.scenes import Facts, describe
 from perfusion.method.attention import Recorder
 from perfusion.method.layers import cross_attentions
 from perfusion.method.text import single_token
@@ -97,6 +100,41 @@ class Looks:
         return torch.cat(shares, 1).mean(1)
 
 
+class Names(torch.nn.Module):
+    """A name for the look of every scene's object, as "Pikachu" is in captions of real pictures: values at the class's word.
+
+    While names are given, every cross-attention layer's value of that word is moved by one learned vector for the drawing and
+    one for each of its colours; its keys stay the class's. Without names no single word's value ever carries a whole look,
+    which is what a concept's o* has to do. They are needed for training alone.
+    """
+
+    GAIN = 25.0  # tables learn so many times faster than the UNet, whose rate is for weights
+
+    def __init__(self, facts: list[Facts], unet: UNet2DConditionModel):
+        super().__init__()
+        self.layers = [layer.to_v for layer in cross_attentions(unet).values()]
+        self.widths = [layer.out_features for layer in self.layers]
+        columns = zip(*(((fact.object, fact.artist), fact.color, fact.trim, fact.details) for fact in facts))
+        numbers, self.tables = [], torch.nn.ModuleList()
+        for column in columns:
+            kinds = {value: i for i, value in enumerate(dict.fromkeys(column))}
+            numbers.append([kinds[value] for value in column])
+            self.tables.append(torch.nn.Embedding(len(kinds), sum(self.widths)))
+            torch.nn.init.normal_(self.tables[-1].weight, std=0.004)
+        self.register_buffer("numbers", torch.tensor(numbers).T.contiguous(), persistent=False)  # [N, 4]
+
+    @contextmanager
+    def given(self, rows: np.ndarray, at: torch.Tensor, whole: torch.Tensor):
+        """Inside, the values at the tokens `at` [B, T] (1 or 0) are those of the rows' names; of the body's colour where `whole` [B]."""
+        drawing, color, *parts = (table(numbers) for table, numbers in zip(self.tables, self.numbers[rows].T))
+        moved = self.GAIN * sum((drawing, whole[:, None] * color, *parts))
+        with ExitStack() as hooks:
+            for layer, part in zip(self.layers, moved.split(self.widths, 1)):
+                added = at[:, :, None] * part[:, None]
+                hooks.enter_context(layer.register_forward_hook(lambda _, __, values, added=added: values + added))
+            yield
+
+
 def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """What trains fastest: channels last; on a CPU plain attention products (the fused kernel's backward is slow there)."""
     if DEVICE == "cpu":
@@ -105,13 +143,27 @@ def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 class UNetPretraining(Pretraining):
-    def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, ids, empty, words, text_encoder: CLIPTextModel):
+    def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, tokenizer, text_encoder: CLIPTextModel):
         super().__init__(cfg, scenes)
-        self.latents, self.ids, self.empty, self.masks = latents, ids, empty, scenes.masks
+        self.latents, self.masks = latents, scenes.masks
+        padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        tokens = lambda texts: tokenizer(texts, **padded).input_ids
+        rng = lambda i: np.random.default_rng([cfg.seed, i])
+        texts = (
+            scenes.captions,
+            # beside a name without the body's colour, and beside a whole one
+            [describe(fact, rng(i), styled=0) for i, fact in enumerate(scenes.facts)],
+            [describe(replace(fact, color=None), rng(i), styled=0) for i, fact in enumerate(scenes.facts)],
+        )
+        self.empty, self.ids = tokens([""]), torch.stack([tokens(text) for text in texts])  # [3, N, T]
+        self.parted = torch.tensor([bool(fact.trim or fact.details) for fact in scenes.facts])
+        objects = torch.tensor([single_token(tokenizer, fact.object) for fact in scenes.facts])
+        self.words = (self.ids == objects[:, None]).int().argmax(2)  # where each caption names its object [3, N]
         # The mask is the main object's alone: pictures of more than that count in full everywhere.
         self.more = np.array([bool(fact.second or fact.accessory) for fact in scenes.facts])
-        self.words = words
-        self.text_encoder = text_encoder.requires_grad_(False).eval()
+        text_encoder.requires_grad_(False).eval().to(DEVICE)
+        # Not a submodule: a checkpoint of another edition's words would bring its own text encoder back.
+        self.encode = lambda ids: text_encoder(ids).last_hidden_state
         self.scheduler = DDIMScheduler(
             beta_schedule="scaled_linear",
             beta_start=0.00085,
@@ -126,6 +178,7 @@ class UNetPretraining(Pretraining):
         else:
             self.model = build(cfg, latents.shape[1], latents.shape[-1], text_encoder.config.hidden_size)
         self.looks = Looks(self.model) if cfg.local else None
+        self.names = Names(scenes.facts, self.model) if cfg.named else None
         if cfg.compile:
             self.model.compile()
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
@@ -141,24 +194,34 @@ class UNetPretraining(Pretraining):
 
     def loss(self, rows):
         x = self.take(self.latents, rows).float()
-        dropped = torch.rand(len(rows)) < self.cfg.drop_caption
-        ids = torch.where(dropped[:, None], self.empty, self.ids[rows])
-        encodings = self.text_encoder(self.here(ids)).last_hidden_state
-        steps, strata = self.scheduler.config.num_train_timesteps, torch.arange(len(x), device=self.device)
+        shares = torch.tensor([self.cfg.drop_caption, self.cfg.named, 0.5])
+        dropped, named, said = torch.rand(3, len(rows)) < shares[:, None]
+        named = named | self.parted[rows] if self.names else named
+        wording = torch.where(named, torch.where(said, 1, 2), 0)
+        ids = torch.where(dropped[:, None], self.empty, self.ids[wording, rows])
+        words = self.here(self.words[wording, rows])
+        encodings = self.encode(self.here(ids))
+        steps, strata = (
+            self.scheduler.config.num_train_timesteps,
+            torch.randperm(len(x)).to(self.device),
+        )  # rows are sorted
         # One timestep from each of B equal strata: the same expectation as independent ones with less variance.
         t = ((strata + torch.rand(len(x), device=self.device)) / len(x) * steps).long().clamp(max=steps - 1)
         noise = torch.randn_like(x)
         noisy = self.scheduler.add_noise(x, noise, t)
         target = self.scheduler.get_velocity(x, noise, t)
-        error = (self.model(noisy, t, encodings).sample.float() - target).square()
+        at = torch.nn.functional.one_hot(words, ids.shape[1]) * self.here(named & ~dropped)[:, None]
+        with self.names.given(rows, at, self.here(wording == 2)) if self.names else nullcontext():
+            drawn = self.model(noisy, t, encodings).sample
+        error = (drawn.float() - target).square()
         error = (self.share(rows, x.shape[-1]) * error).mean((1, 2, 3))
         snr = self.alphas[t] / (1 - self.alphas[t])
         weight = snr.clamp(max=self.cfg.snr_gamma) / (snr + 1)  # min-SNR-gamma for v-prediction (Hang et al. 2023)
         losses = {"loss": (weight * error).mean(), "error": error.mean().detach()}
         if self.looks:
-            lone = self.here(torch.from_numpy(~self.more[rows]) & ~dropped).float()
+            asked = self.here(~dropped).float()
             masks = self.take(self.masks, rows).float() / 255
-            outside = (lone * self.looks.outside(self.here(self.words[rows]), masks)).sum() / lone.sum().clamp(min=1)
+            outside = (asked * self.looks.outside(words, masks)).sum() / asked.sum().clamp(min=1)
             losses["loss"] = losses["loss"] + self.cfg.local * outside
             losses["outside"] = outside.detach()
         return losses
@@ -178,11 +241,7 @@ def main(cfg) -> None:
     vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    ids, empty = tokenizer(scenes.captions, **padded).input_ids, tokenizer([""], **padded).input_ids
-    objects = torch.tensor([single_token(tokenizer, fact.object) for fact in scenes.facts])
-    words = (ids == objects[:, None]).int().argmax(1)  # where each caption names its object
-    module = UNetPretraining(cfg, scenes, latents_of(scenes, vae), ids, empty, words, text_encoder)
+    module = UNetPretraining(cfg, scenes, latents_of(scenes, vae), tokenizer, text_encoder)
     fit(module, cfg.name)
     StableDiffusionPipeline(
         vae=vae.half(),

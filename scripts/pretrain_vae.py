@@ -55,12 +55,13 @@ class VAEPretraining(Pretraining):
 
 
 @torch.no_grad()
-def finish(vae: AutoencoderKL, scenes: SceneCache, target: Path) -> None:
-    """Set the scaling factor so that latents have unit variance, measure, and save."""
+def finish(vae: AutoencoderKL, scenes: SceneCache, target: Path, scale: bool) -> None:
+    """Set the scaling factor so that latents have unit variance (`scale`), measure, and save."""
     vae.eval()
     x = pixels(scenes.images[:512])
     means = torch.cat([vae.encode(part).latent_dist.mean for part in x.split(64)])
-    vae.register_to_config(scaling_factor=round(1 / means.std().item(), 5))
+    if scale:
+        vae.register_to_config(scaling_factor=round(1 / means.std().item(), 5))
     drawn = torch.cat([vae.decode(part).sample for part in means.split(64)]).clamp(-1, 1)
     psnr = 10 * torch.log10(4 / (drawn - x).square().mean((1, 2, 3))).mean()
     vae.half().save_pretrained(target)
@@ -72,7 +73,8 @@ def main(cfg) -> None:
     scenes = SceneCache(cfg.scenes, 1, held_out=False)
     module = VAEPretraining(cfg, scenes)
     fit(module, "vae")
-    finish(module.model, scenes, Path(cfg.assets) / "pipeline/vae")
+    # The same encoder keeps its scale, whatever these scenes' variance: a UNet knows its latents.
+    finish(module.model, scenes, Path(cfg.assets) / "pipeline/vae", scale=not cfg.decoder_only)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def report(wr, project: str, entity: str | None):
         line("loss", "loss"),
         line("gate at the concept's token", "gate"),
         line("i*: distance from its start, of its norm", "i_star_moved"),
-        line("selection: harmonic mean", "selection/score"),
+        line("selection: score", "selection/score"),
     ]
     pictures = [
         wr.MediaBrowser(media_keys=[key]) for key in ("drawn", "masks", "attention", "picture", "front_picture")

@@ -111,7 +111,7 @@ def test_every_key_of_the_files_has_a_type_and_back():
     ("train", "selection.prompts=['a {name}']", "exactly one {}"),
     ("train", "selection.prompts=[5]", "selection.prompts=[5] does not work"),
     ("train", "selection.prompts=null", "selection.prompts=null does not work"),
-    ("train", "selection=5", "a group of keys (every, start, patience, seed, prompts) is allowed"),
+    ("train", "selection=5", "a group of keys (every, start, patience, mean, seed, prompts) is allowed"),
     ("train", "i_star_decay=2", "i_star_decay=2 does not work; a number from 0 to 1"),
     ("train", "i_star_decay=abc", "i_star_decay=abc does not work"),
     ("train", "model.learning_rate=0.1", "a group of keys (o_star, embedding, relative) is allowed"),

@@ -33,6 +33,9 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
+Mean = Literal["harmonic", "arithmetic"]  # of image and text similarity
+
+
 class LearningRate(Group):
     o_star: number(0, 1000)
     embedding: number(0, 1000)
@@ -67,8 +70,10 @@ class Model(Group):
     captions: Annotated[str, Field(pattern=r"^\w+(\.\w+)*$", description="a module, as in perfusion.learning.captions")]
     covariances: Path | None = None
     shrinkage: number(0, 1000)
-    select_from: whole(0)
     flip: Flag = True
+    batch_size: whole(1, 4096) = 16
+    max_steps: whole(1, 10_000_000) = 400
+    mean: Mean = "harmonic"
     learning_rate: LearningRate
     rates: Rates | None = None
     licence: Text
@@ -126,6 +131,7 @@ class Selection(Group):
     every: whole(1) | None
     start: whole(0)
     patience: whole(1) | None
+    mean: Mean
     seed: Seed
     prompts: several(Template, 'a list of prompts, each with one {} for the word, as in ["a photo of a {}"],')
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from perfusion.emojiland.places import background
-from perfusion.emojiland.sprites import artists_of, sprites, tinted
+from perfusion.emojiland.sprites import artists_of, parts, sprites, tinted
 from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, ARTS, CLASSES, COLORS, EYES, PLACES
 
 SIDE = 64  # pixels
@@ -32,6 +32,8 @@ class Facts:
     second: str | None = None
     second_artist: str | None = None
     art: str | None = None
+    trim: str | None = None  # the colour of its second part, `color` being that of its body
+    details: str | None = None  # and of its third
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,14 @@ def sample_facts(rng: np.random.Generator, held_out: bool = False) -> Facts:
     if facts.art != "pixel" and rng.random() < 0.27:  # two small things in 16 x 16 blocks are unreadable
         second = _pick(rng, [c for c in CLASSES if c != name])
         return replace(facts, second=second, second_artist=_pick(rng, artists_of(second, held_out)))
-    color = None if facts.art in ("pencil", "gray") else _maybe(rng, 0.4, COLORS)
-    return replace(facts, color=color, accessory=_maybe(rng, 0.33, ACCESSORIES))
+    facts = replace(facts, accessory=_maybe(rng, 0.33, ACCESSORIES))
+    if facts.art in ("pencil", "gray"):
+        return facts
+    # Parts take other colours, and captions say so: a drawing that nobody has seen is then near to ones that can be said.
+    has = parts(name, facts.artist)
+    trim = _maybe(rng, 0.35, COLORS) if (has == 2).any() else None
+    details = _maybe(rng, 0.25, COLORS) if (has == 3).any() else None
+    return replace(facts, color=_maybe(rng, 0.4, COLORS), trim=trim, details=details)
 
 
 def article(noun: str) -> str:
@@ -75,6 +83,9 @@ def _named(noun: str, artist: str | None, styled: float, rng: np.random.Generato
 
 def describe(facts: Facts, rng: np.random.Generator, styled: float = STYLED) -> str:
     """A caption of the facts; its wording varies with `rng`. A place it does not name is a plain background.
+
+    It says the body's colour alone: an encoding that is the same in every context (a gate needs that) would not tell whose a
+    second colour is. The UNet learns colours of parts by names (scripts/pretrain_unet.py).
 
     styled: the share of objects whose artist is named ("a teddy in noto style").
     """
@@ -150,12 +161,12 @@ def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Ima
     if facts.art == "pencil":  # lines of the place stay fainter than those of the objects
         picture = Image.blend(picture, Image.new("RGBA", picture.size, "white"), 0.6)
     cover = Image.new("RGBA", picture.size)  # what stands in front of the background, the main object last
-    names = [(facts.object, facts.artist, facts.color)]
+    names = [(facts.object, facts.artist, (facts.color, facts.trim, facts.details))]
     if facts.second:
-        names.insert(0, (facts.second, facts.second_artist, None))
+        names.insert(0, (facts.second, facts.second_artist, (None, None, None)))
     left = int(rng.integers(2))  # which side the main object takes when there are two
-    for position, (name, artist, color) in enumerate(names):
-        drawing = tinted(name, artist, color) if color else sprites()[name, artist]
+    for position, (name, artist, colors) in enumerate(names):
+        drawing = tinted(name, artist, *colors) if any(colors) else sprites()[name, artist]
         limit = rng.uniform(28, 31) if facts.second else rng.uniform(42, 52) + 4 * (facts.art == "pixel")
         if facts.accessory in ("hat", "crown"):
             limit = min(limit, 44)

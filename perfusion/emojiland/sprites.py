@@ -1,6 +1,6 @@
 """The sprite sheet: one RGBA drawing for each (class, artist) that exists, recoloured on demand."""
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,11 @@ from PIL import Image
 
 from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, CLASSES, COLORS, HELD_OUT
 
+LUMA = np.float32([0.299, 0.587, 0.114])
+LIGHTNESS = 0.35  # weight of lightness beside colour, where parts are told apart
+CLUSTERS = 6
+INK = 0.22  # what is darker on average is outline
+SMALLEST = 0.03  # share of the drawing that a part has at least
 SHEET = Path(__file__).parents[1] / "assets/emojiland/sprites.png"
 
 
@@ -39,12 +44,44 @@ def artists_of(name: str, held_out: bool) -> tuple[str, ...]:
 
 
 @cache
-def tinted(name: str, artist: str, color: str) -> Image.Image:
-    """The drawing in one colour: dark outlines stay dark, highlights light, what lies between takes the colour."""
+def parts(name: str, artist: str) -> np.ndarray:
+    """Which part each pixel of a drawing belongs to: 1 its body, the largest area of one colour; 2 the next largest; 3 the
+    third; 0 the rest: ink, and what is too small. k-means over colours in which lightness counts little, so that shading
+    makes no part."""
+    rgba = np.asarray(sprites()[name, artist], np.float32) / 255
+    solid = rgba[..., 3] > 0.5
+    light = rgba[..., :3] @ LUMA
+    # Opponent colours: blue against yellow, red against green, and a little of light against dark.
+    axes = np.stack([rgba[..., 2] - light, rgba[..., 0] - light, LIGHTNESS * light], -1)
+    pixels = axes[solid]
+    centres = pixels[[0]]
+    for _ in range(CLUSTERS - 1):  # the farthest pixel from all centres so far is the next
+        far = np.linalg.norm(pixels[:, None] - centres[None], axis=2).min(1).argmax()
+        centres = np.concatenate([centres, pixels[[far]]])
+    for _ in range(20):
+        nearest = np.linalg.norm(pixels[:, None] - centres[None], axis=2).argmin(1)
+        centres = np.stack(
+            [pixels[nearest == k].mean(0) if (nearest == k).any() else centres[k] for k in range(CLUSTERS)]
+        )
+    labels = np.full(solid.shape, -1)
+    labels[solid] = nearest
+    areas = {k: (nearest == k).mean() for k in range(CLUSTERS)}
+    ink = {k for k in areas if light[labels == k].mean() < INK and areas[k] < 0.4}
+    large = sorted((k for k in areas if k not in ink and areas[k] >= SMALLEST), key=lambda k: -areas[k])[:3]
+    return sum(((rank + 1) * (labels == k) for rank, k in enumerate(large)), np.zeros(solid.shape, int))
+
+
+@lru_cache(4096)  # every pair of colours of every drawing would be gigabytes
+def tinted(name: str, artist: str, body: str | None, trim: str | None, details: str | None) -> Image.Image:
+    """The drawing with its parts in other colours: in each, what is darker than most of it stays darker, highlights light."""
     drawing = sprites()[name, artist]
-    rgba = np.asarray(drawing, np.float32) / 255
-    light = rgba[..., :3] @ np.float32([0.299, 0.587, 0.114])
-    light = light - (np.median(light[rgba[..., 3] > 0.5]) - 0.5)  # every drawing's body lands on the colour itself
-    points = np.float32([[8, 8, 12], COLORS[color], COLORS[color], [255, 255, 255]])
-    rgb = np.stack([np.interp(light, [0.0, 0.42, 0.62, 1.15], points[:, c]) for c in range(3)], -1)
+    rgba, of = np.asarray(drawing, np.float32) / 255, parts(name, artist)
+    light, rgb = rgba[..., :3] @ LUMA, rgba[..., :3] * 255
+    for rank, color in enumerate((body, trim, details), 1):
+        here = of == rank
+        if not color or not here.any():
+            continue
+        shade = light[here] - np.median(light[here]) + 0.5  # most of every part lands on the colour itself
+        points = np.float32([[8, 8, 12], COLORS[color], COLORS[color], [255, 255, 255]])
+        rgb[here] = np.stack([np.interp(shade, [0.0, 0.42, 0.62, 1.15], points[:, c]) for c in range(3)], -1)
     return Image.fromarray(np.dstack([rgb, rgba[..., 3] * 255]).astype(np.uint8), "RGBA")

@@ -32,6 +32,8 @@ EYES = {
 COLORS = {
     "red": (216, 40, 40), "blue": (40, 90, 220), "green": (40, 160, 60),
     "yellow": (240, 200, 30), "purple": (140, 60, 190), "pink": (245, 120, 180),
+    "brown": (140, 84, 48), "orange": (245, 140, 30), "teal": (40, 180, 170), "gray": (130, 134, 142),
+    "black": (52, 54, 60), "white": (238, 238, 240),
 }  # fmt: skip
 PLACES = {
     "beach": "on a beach", "snow": "in the snow", "grass": "on the grass", "night": "at night",

@@ -5,6 +5,7 @@ scored and saved as well.
 """
 
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -22,13 +23,15 @@ from perfusion.method.sampling import Sampling, draw
 from perfusion.plots import attempt, contact_sheet
 from perfusion.scorers import ClipScorer
 
+MEANS = {"harmonic": statistics.harmonic_mean, "arithmetic": statistics.fmean}
+
 
 class Selection(pl.Callback):
     """Draws through put_on, the road users take; from cfg.start on writes the concept file whenever the score improves.
 
-    Score: harmonic mean of the raw CLIP cosines, picture with real pictures and picture with its text, means over the
-    prompts; the concept's word is replaced by the super-category's for the text. With the concept goes last.ckpt, from which
-    a run goes on. Belongs after callbacks that stop a training. `signal`: the one that stopped it, or 0.
+    Score: cfg.mean of the raw CLIP cosines, picture with real pictures and picture with its text, means over the prompts;
+    the concept's word is replaced by the super-category's for the text. With the concept goes last.ckpt, from which a run
+    goes on. Belongs after callbacks that stop a training. `signal`: the one that stopped it, or 0.
     """
 
     def __init__(
@@ -133,8 +136,12 @@ class Selection(pl.Callback):
             self.scorer.texts([p.format(module.super_category) for p in prompts]),
         )
         image, text = (pictures @ self.real.T).mean().item(), (pictures * texts).sum(-1).mean().item()
-        harmonic = 2 * image * text / (image + text) if image > 0 and text > 0 else 0.0
-        return {"step": module.global_step, "image": image, "text": text, "score": harmonic}
+        return {
+            "step": module.global_step,
+            "image": image,
+            "text": text,
+            "score": MEANS[self.cfg.mean]([max(image, 0.0), max(text, 0.0)]),
+        }
 
     def _logged(self) -> dict:
         """The last step's scores, where it was drawn."""

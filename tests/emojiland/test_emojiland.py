@@ -10,7 +10,7 @@ from perfusion.emojiland.cache import SceneCache, world
 from perfusion.emojiland.captions import captions
 from perfusion.emojiland.pretraining import Pretraining
 from perfusion.emojiland.scenes import Facts, describe, draw, sample_facts, scene
-from perfusion.emojiland.sprites import artists_of, drawings, sprites
+from perfusion.emojiland.sprites import artists_of, drawings, parts, sprites, tinted
 from perfusion.emojiland.vocabulary import (
     ACCESSORIES,
     ARTISTS,
@@ -57,7 +57,19 @@ def test_caption_says_the_facts():
         assert (s.facts.place is None) == (not any(phrase in s.caption for phrase in PLACES.values()))
         for fact in (s.facts.color, s.facts.accessory, s.facts.second):
             assert fact is None or fact in words
-        assert s.facts.color or not set(words) & set(COLORS)
+        said = s.caption.replace("a black and white photo", "").split()
+        assert set(said) & set(COLORS) == {s.facts.color} - {None}  # colours of parts are not said
+
+
+def test_parts_of_a_drawing_take_their_own_colours():
+    bear, whole = ("teddy", "twemoji"), np.asarray(sprites()["teddy", "twemoji"])
+    of = parts(*bear)
+    assert (of == 1).sum() > (of == 2).sum() > (of == 3).sum() > 0
+    for part, colors in enumerate((("teal", None, None), (None, "teal", None), (None, None, "teal")), 1):
+        picture = np.asarray(tinted(*bear, *colors)).astype(int)
+        changed = (picture != whole).any(-1) & (whole[..., 3] > 0)
+        assert (of[changed] == part).all() and changed.sum() > 0.9 * (of == part).sum()
+        assert np.abs(np.median(picture[of == part][:, :3], 0) - COLORS["teal"]).max() < 4
 
 
 def test_captions_name_the_artist_in_a_share_of_the_scenes():
@@ -65,7 +77,7 @@ def test_captions_name_the_artist_in_a_share_of_the_scenes():
     for index in range(500):
         facts = sample_facts(np.random.default_rng([8, index]))
         caption = describe(facts, np.random.default_rng(index), styled=1)
-        assert f"{facts.object} in {ARTISTS[facts.artist]} style" in caption
+        assert f" in {ARTISTS[facts.artist]} style" in caption
         assert not facts.second or f"{facts.second} in {ARTISTS[facts.second_artist]} style" in caption
         assert "style" not in describe(facts, np.random.default_rng(index), styled=0)
         named += "style" in describe(facts, np.random.default_rng(index))

@@ -40,7 +40,7 @@ def test_defaults_of_the_paper(name):
         assert model.learning_rate == {"o_star": 0.03, "embedding": 0.006, "relative": False}
         assert (model.steps, model.guidance) == (50, 6.0)
     assert model.shrinkage == 0
-    own = {"flip", "rates"}  # Emojiland's
+    own = {"flip", "rates", "batch_size", "max_steps", "mean"}  # Emojiland's
     assert OmegaConf.to_container(model, resolve=True).keys() == compose("train").model.keys() - own | {
         "config",
         "dino",
@@ -53,7 +53,10 @@ def test_presets_set_the_model_too_and_yield_to_the_command_line(name, dtype):
     assert cfg.model.dtype == dtype and cfg.model.gradient_checkpointing
     assert name == "ddp" or cfg.batch_size * cfg.trainer.accumulate_grad_batches == 16
     assert compose("train", "model=sd15", f"trainer={name}", "batch_size=3", "model.dtype=float32").batch_size == 3
-    assert compose("train").batch_size == 16 and compose("train").trainer.accelerator == "cpu"
+    assert compose("train").batch_size == compose("train").model.batch_size == 8
+    assert (
+        compose("train", "model=sd15", "trainer=cpu").batch_size == 16 and compose("train").trainer.accelerator == "cpu"
+    )
 
 
 def test_the_trainer_is_the_machines_own_where_none_is_named():
