@@ -62,7 +62,7 @@ def grid(rows: list[tuple[str, list[tuple[str, Image.Image]]]], path: Path, cell
             axis.set_axis_off()
         for axis, (caption, picture) in zip(line, pictures):
             axis.imshow(picture, interpolation="nearest")
-            axis.set_title(textwrap.fill(caption, 22, break_long_words=False), fontsize=7, pad=2)
+            axis.set_title(textwrap.fill(caption, int(17.6 * cell), break_long_words=False), fontsize=7, pad=2)
         line[0].text(-0.12, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     with whole(path) as part:
         figure.savefig(part, format="png", dpi=160, bbox_inches="tight")

@@ -256,6 +256,12 @@ def gate() -> str:
     return table(f"energy r over {energies['classes']} classes in {energies['contexts']} contexts | measured", rows)
 
 
+def two_concepts() -> str:
+    pairs = load("two_concepts")["pairs"]
+    rows = [(pair.replace("second_cat", "another cat"), f"{p['object']:.2f}", f"{p['drawing']:.2f}") for pair, p in pairs.items()]
+    return table("pair | both classes | both drawings", rows)
+
+
 def recipes() -> str:
     tried = load("recipes")["recipes"]
     start = next(iter(tried.values()))["error_before"]
@@ -313,7 +319,7 @@ def unet_cost() -> str:
 
 
 TABLES = {f.__name__: f for f in (
-    measured, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, recipes, models, unet_cost,
+    measured, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, two_concepts, recipes, models, unet_cost,
     reliability, denoisers,
 )}  # fmt: skip
 

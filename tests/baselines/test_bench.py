@@ -82,7 +82,7 @@ def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, capsys)
     score = ("model.steps=2", "evaluation.seeds=1", "evaluation.drift=true", prompts, "hydra.run.dir=scores")
     perfusion_here("evaluate", f"method={method}", "concept=teddy", "concept_file=mine.safetensors", *score)
     result = read_result("scores/result.json")
-    assert result["points"][0].keys() == {"strength"} and result["front"]["hypervolume"] > 0
+    assert result["points"][0].keys() == {"strength"} and result["front"]["hypervolume"] >= 0
     drift = result["drift"]["without_word"]
     assert drift.keys() == {"loaded"} and (drift["loaded"]["mse"] == 0) == (method == "textual_inversion")
     assert "strength" in capsys.readouterr().out and Path("scores/front.png").exists()
