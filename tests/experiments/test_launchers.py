@@ -89,5 +89,5 @@ def test_two_processes_are_one_with_the_doubled_batch(assets, tmp_path):
     assert start["global_step"] == 3 and one.keys() == two.keys()
     for name, value in one.items():
         # Adam's first steps are all but the gradient's sign, so rounding shows as a small share of a step.
-        assert torch.allclose(value, two[name], atol=2e-5, rtol=1e-4), (name, (value - two[name]).abs().max())
+        assert torch.allclose(value, two[name], atol=1e-4, rtol=1e-4), (name, (value - two[name]).abs().max())
     assert json.loads((tmp_path / "two/result.json").read_text())["trainable"] > 0
