@@ -258,7 +258,10 @@ def gate() -> str:
 
 def two_concepts() -> str:
     pairs = load("two_concepts")["pairs"]
-    rows = [(pair.replace("second_cat", "another cat"), f"{p['object']:.2f}", f"{p['drawing']:.2f}") for pair, p in pairs.items()]
+    rows = [
+        (pair.replace("second_cat", "another cat"), f"{p['object']:.2f}", f"{p['drawing']:.2f}")
+        for pair, p in pairs.items()
+    ]
     return table("pair | both classes | both drawings", rows)
 
 
