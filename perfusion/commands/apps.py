@@ -34,9 +34,8 @@ SWEEPS = {"-m", "--multirun"}
 
 def start(app: str, overrides: list[str]) -> None:
     """Run an app on the command line's overrides; Ctrl-C ends it with exit code 130, without a traceback."""
-    overrides = [
-        _of_group(o) for o in sorted(overrides, key=lambda o: o not in SWEEPS)
-    ]  # -m is read before values alone
+    flags_first = sorted(overrides, key=lambda o: o not in SWEEPS)  # -m is read before values alone
+    overrides = [_of_group(o) for o in flags_first]
     if sentence := missing_extra(overrides):
         refuse(sentence)
     register(overrides)
