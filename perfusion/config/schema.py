@@ -113,7 +113,7 @@ class Evaluate(Group):
 class Comparison(Group):
     better: Text
     worse: Text
-    measure: Literal["hypervolume", "matched_text"]
+    measure: Literal["hypervolume", "matched_text", "read_hypervolume", "matched_facts"]
     claim: Text
 
 

@@ -7,16 +7,22 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 from PIL import Image
 
 from perfusion.atomic import whole
+from perfusion.evaluation.fronts import CLIP, READER, pareto
 from perfusion.plots import plain_text
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
 MARKERS = "osD^vPX*"
 CROWDED = 4  # arms: more have their intervals in the JSON alone
+AXES = {
+    CLIP: ("text similarity (raw CLIP cosine)", "image similarity (raw CLIP cosine)"),
+    READER: ("facts of the prompt read right (share)", "read as the very drawing (share)"),
+}
 # Of a text beside its point, in points.
 SIDES = ((7, 4, "left"), (-7, 4, "right"), (5, -9, "left"), (-5, -9, "right"), (9, -3, "left"), (-9, -3, "right"))
 
@@ -30,60 +36,34 @@ def front_figure(
     subtitle: str = "",
     also_pdf: bool = False,
 ) -> None:
-    """Image against text similarity, one line an arm; below, each arm's pictures. A PNG, and a PDF beside it where asked.
+    """Likeness against the prompt, one line an arm, by CLIP and, where it was asked, by the reader; below, each arm's pictures.
 
-    Intervals are thin lines, of up to CROWDED arms. Markers are filled where a point is on the Pareto front, else hollow.
-    arms: {label: points with text, image, beta, pareto, optional text_interval and image_interval}, in the order of their
-    line, a baseline's with strength in place of beta; pictures: {label: [(caption, picture), ...]}.
+    A PNG, and a PDF beside it where asked. Intervals are thin lines, of up to CROWDED arms. Markers are filled where a point
+    is on the Pareto front of its kind of score, else hollow.
+    arms: {label: points with text, image, optional facts and drawing, beta, optional text_interval and the like}, in the order
+    of their line, a baseline's with strength in place of beta; pictures: {label: [(caption, picture), ...]}.
     """
     strips = [(label, shown) for label, shown in pictures.items() if shown]
+    kinds = [k for k in AXES if all(p.get(s) is not None for points in arms.values() for p in points for s in k)]
+    heights = [3.9, *[0.85] * len(strips)]
+    figure = plt.figure(figsize=(6.2 + 4.4 * (len(kinds) - 1), sum(heights)), layout="constrained")
+    top, *rows = np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights))
+    axes = top.subplots(1, len(kinds), squeeze=False)[0]
+    lines = [_front(axis, arms, kind) for axis, kind in zip(axes, kinds)]
+    axes[0].set_title(title, fontsize=9.5, loc="left", pad=14 if subtitle else None)
+    axes[0].text(0, 1.005, subtitle, transform=axes[0].transAxes, fontsize=7, color="#555555", va="bottom")
     columns = max([len(shown) for _, shown in strips], default=1)
-    height = 3.9 + 0.85 * len(strips)
-    figure = plt.figure(figsize=(6.2, height), layout="constrained")
-    grid = figure.add_gridspec(1 + len(strips), columns, height_ratios=[3.9, *[0.85] * len(strips)])
-    axis = figure.add_subplot(grid[0, :])
-    lines = []
-    for index, (label, points) in enumerate(arms.items()):
-        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
-        points = sorted(points, key=lambda p: strength_of(p)[1])
-        x, y = [p["text"] for p in points], [p["image"] for p in points]
-        axis.plot(x, y, color=color, linewidth=1.6, zorder=3)
-        for p in points:
-            face = color if p["pareto"] else "white"
-            axis.plot(p["text"], p["image"], marker, color=color, markerfacecolor=face, markersize=5, zorder=3)
-        for p in points:
-            if "text_interval" in p and len(arms) <= CROWDED:
-                axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.7, alpha=0.5)
-                axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.7, alpha=0.5)
-        lines.append((label, list(zip(x, y)), [strength_of(p)[0] for p in points], color))
-    axis.margins(0.12)
-    axis.set_xlabel("text similarity (raw CLIP cosine)", fontsize=8.5)
-    axis.set_ylabel("image similarity (raw CLIP cosine)", fontsize=8.5)
-    axis.tick_params(labelsize=7.5)
-    axis.ticklabel_format(useOffset=False)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.annotate(
-        "better", (1.0, 1.09), (0.94, 1.01), xycoords="axes fraction", fontsize=8, color="#555555",
-        ha="right", va="bottom", arrowprops={"arrowstyle": "->", "color": "#555555"}, annotation_clip=False,
-    )  # fmt: skip
-    axis.set_title(title, fontsize=9.5, loc="left")
-    if subtitle:
-        axis.text(0, 1.005, subtitle, transform=axis.transAxes, fontsize=7, color="#555555", va="bottom")
-        axis.set_title(title, fontsize=9.5, loc="left", pad=14)
-    order = list(arms)
-    for row, (label, shown) in enumerate(strips, 1):
-        for column, (caption, picture) in enumerate(shown):
-            cell = figure.add_subplot(grid[row, column])
+    for row, (label, shown) in zip(rows, strips):
+        cells = row.subplots(1, columns, squeeze=False)[0]
+        for cell in cells:
+            cell.set_axis_off()
+        for cell, (caption, picture) in zip(cells, shown):
             cell.imshow(picture, interpolation="nearest" if picture.width < 128 else "antialiased")
-            cell.set_xticks([]), cell.set_yticks([])
-            cell.spines[:].set_visible(False)
             cell.set_title(caption, fontsize=6.5, pad=2)
-            if column == 0:
-                color = COLORS[order.index(label) % len(COLORS)]
-                cell.set_ylabel(
-                    label.replace("_", " "), fontsize=7, color=color, rotation=0, ha="right", va="center", weight="bold"
-                )
-    _name_lines(axis, lines)
+        style = {"fontsize": 7, "color": COLORS[list(arms).index(label) % len(COLORS)], "weight": "bold"}
+        cells[0].text(-0.1, 0.5, label.replace("_", " "), transform=cells[0].transAxes, ha="right", va="center", **style)
+    for axis, of_axis in zip(axes, lines):
+        _name_lines(axis, of_axis)
     for kind in (".png", *([".pdf"] if also_pdf else [])):
         with whole(path.with_suffix(kind)) as part:
             undated = {"CreationDate": None} if kind == ".pdf" else None  # so that the same results are the same file
@@ -91,12 +71,39 @@ def front_figure(
     plt.close(figure)
 
 
+def _front(axis, arms: dict[str, list[dict]], kind: tuple[str, str]) -> list[tuple]:
+    """One axis of `front_figure`; the lines that are still to be named (`_name_lines`)."""
+    lines = []
+    for index, (label, points) in enumerate(arms.items()):
+        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        points = sorted(points, key=lambda p: strength_of(p)[1])
+        xy = np.array([[p[score] for score in kind] for p in points])
+        axis.plot(*xy.T, color=color, linewidth=1.6, zorder=3)
+        for p, (x, y), best in zip(points, xy, pareto(xy)):
+            axis.plot(x, y, marker, color=color, markerfacecolor=color if best else "white", markersize=5, zorder=3)
+            if f"{kind[0]}_interval" in p and len(arms) <= CROWDED:
+                axis.plot(p[f"{kind[0]}_interval"], [y, y], color=color, linewidth=0.7, alpha=0.5)
+                axis.plot([x, x], p[f"{kind[1]}_interval"], color=color, linewidth=0.7, alpha=0.5)
+        lines.append((label, xy.tolist(), [strength_of(p)[0] for p in points], color))
+    axis.margins(0.12)
+    axis.set_xlabel(AXES[kind][0], fontsize=8.5)
+    axis.set_ylabel(AXES[kind][1], fontsize=8.5)
+    axis.tick_params(labelsize=7.5)
+    axis.ticklabel_format(useOffset=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.annotate(
+        "better", (1.0, 1.0), (0.95, 0.93), xycoords="axes fraction", fontsize=8, color="#555555",
+        ha="right", va="center", arrowprops={"arrowstyle": "->", "color": "#555555"},
+    )  # fmt: skip
+    return lines
+
+
 def _name_lines(axis, lines: list[tuple]) -> None:
     """Each line's name beside its point farthest from the others, the bias at its ends; no text over another or a point.
 
     A bias that finds no room is left out, a name never. lines: (name, [(x, y), ...], biases as they are written, colour).
     """
-    axis.figure.draw_without_rendering()  # places are in pixels, which the layout decides
+    axis.get_figure(root=True).draw_without_rendering()  # places are in pixels, which the layout decides
     pixels = axis.transData.transform
     taken = [Bbox.from_bounds(*(pixels(point) - 6), 12, 12) for _, points, *_ in lines for point in points]
 

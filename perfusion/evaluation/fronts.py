@@ -1,6 +1,6 @@
-"""Image against text similarity: Pareto fronts, hypervolumes, hierarchical bootstrap, paired tests. numpy only.
+"""Likeness against what the prompt asks: Pareto fronts, hypervolumes, hierarchical bootstrap, paired tests. numpy only.
 
-A point is (text, image), both better when higher; arrays of points are [..., n, 2].
+A point is (prompt, concept) of the same kind of score, CLIP or READER, both better when higher; arrays of points are [..., n, 2].
 """
 
 import itertools
@@ -9,7 +9,10 @@ import numpy as np
 
 from perfusion.errors import UserError
 
-REFERENCE = (0.0, 0.0)  # of hypervolumes, unless another is given: text and image similarity
+REFERENCE = (0.0, 0.0)  # of hypervolumes, unless another is given
+CLIP, READER = ("text", "image"), ("facts", "drawing")  # the two scores of a point: of the prompt, of the concept
+MEASURES = {"hypervolume": CLIP, "matched_text": CLIP, "read_hypervolume": READER, "matched_facts": READER}
+WITHOUT_READER = {"read_hypervolume": "hypervolume", "matched_facts": "matched_text"}  # what decides where none was asked
 
 
 def pareto(points: np.ndarray) -> np.ndarray:
@@ -33,10 +36,10 @@ def hypervolume(points: np.ndarray, reference: tuple[float, float]) -> np.ndarra
     return (widths * np.maximum.accumulate(y, -1)).sum(-1)
 
 
-def matched_text(a: np.ndarray, b: np.ndarray, levels: int = 32) -> float:
-    """Text similarity of front a minus that of front b at the same image similarity, mean over what both reach.
+def matched(a: np.ndarray, b: np.ndarray, levels: int = 32) -> float:
+    """The prompt's score on front a minus that on front b at the same score of the concept, mean over what both reach.
 
-    a, b: [n, 2]. Between two points a front is taken as straight. NaN where no image similarity is reached by both.
+    a, b: [n, 2]. Between two points a front is taken as straight. NaN where no score of the concept is reached by both.
     """
     low, high = max(a[:, 1].min(), b[:, 1].min()), min(a[:, 1].max(), b[:, 1].max())
     if not low < high:
@@ -48,6 +51,13 @@ def matched_text(a: np.ndarray, b: np.ndarray, levels: int = 32) -> float:
         best = np.maximum.accumulate(points[::-1, 0])[::-1]  # at this image similarity or a higher one
         heights.append(np.interp(at, points[:, 1], best))
     return float((heights[0] - heights[1]).mean())
+
+
+def compared(measure: str, a: np.ndarray, b: np.ndarray, reference: tuple[float, float] = REFERENCE) -> np.ndarray:
+    """[R]: by how much fronts a are better than fronts b [R, n, 2] of the measure's scores (MEASURES)."""
+    if measure.endswith("hypervolume"):
+        return hypervolume(a, reference) - hypervolume(b, reference)
+    return np.array([matched(x, y) for x, y in zip(a, b)])
 
 
 def check_front(name: str, betas: int) -> None:
@@ -120,11 +130,11 @@ def holds(bounds: list[float | None]) -> bool | str:
     """What `ordering_holds` says of one claim "a is better than b".
 
     The measure is the paired difference, a minus b, on the same concepts, training seeds, prompts and noise, of
-    either the fronts' hypervolumes (`hypervolume`) or their text similarities at matched image similarity
-    (`matched_text`); the experiment's file names which. With its 95 % bootstrap interval (`Bootstrap`):
+    either the fronts' hypervolumes (`hypervolume`, `read_hypervolume`) or the prompt's scores at the same score of the concept
+    (`matched_text`, `matched_facts`); the experiment's file names which. With its 95 % bootstrap interval (`Bootstrap`):
 
     true where the whole interval is above 0, false where the whole interval is below 0, else "undecided", which
-    includes fronts that reach no common image similarity. Of several claims together: false if any is false, true if all
+    includes fronts that reach no common score of the concept. Of several claims together: false if any is false, true if all
     are true, else "undecided" (`all_hold`).
     """
     low, high = bounds

@@ -15,12 +15,16 @@ from perfusion.errors import UserError
 from perfusion.evaluation.evaluate import DEFINITIONS
 from perfusion.evaluation.figure import CROWDED, front_figure, strength_of
 from perfusion.evaluation.fronts import (
+    CLIP,
+    MEASURES,
+    READER,
+    WITHOUT_READER,
     Bootstrap,
     all_hold,
+    compared,
     holds,
     hypervolume,
     interval,
-    matched_text,
     on_front,
     pareto,
     sign_flip,
@@ -37,10 +41,12 @@ OTHERS = {
     "at_equal_beta": "every score's paired difference, better less worse, at each bias that both arms have, and its interval",
     "median_seconds": "a job's, which trains unless another job has, and evaluates; and its training's own",
 }
-MEASURES = {
+MEASURED = {
     "hypervolume": "area that the front dominates above the reference point, in squared cosines; higher is better",
     "matched_text": "text similarity of one front minus that of the other at the same image similarity, mean over the "
     "image similarities that both reach",
+    "read_hypervolume": "as hypervolume, of the reader's scores: prompt facts read right against pictures read as the very drawing",
+    "matched_facts": "as matched_text, of the reader's scores: facts read right at the same share of pictures read as the very drawing",
 }
 
 
@@ -59,17 +65,22 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
     for name, arm in arms.items():
         by_column = {c: boot(_over_noises(s).transpose(0, 2, 1)) for c, s in arm.scores.items()}
         drawn[name] = by_column
-        fronts[name] = np.stack([by_column["text"], by_column["image"]], -1)  # [1 + draws, points, 2]
-        best = pareto(fronts[name][0])
-        area = hypervolume(fronts[name], tuple(cfg.reference))
+        fronts[name] = {
+            scores: np.stack([by_column[s] for s in scores], -1)  # [1 + draws, points, 2]
+            for scores in (CLIP, READER)
+            if set(scores) <= by_column.keys()
+        }
+        best = pareto(fronts[name][CLIP][0])
         rows = []
         for i, point in enumerate(arm.points):
             row = dict(point) | {c: mean([float(d[0, i])]) for c, d in sorted(by_column.items()) if d[0, i] == d[0, i]}
             row |= {f"{c}_interval": interval(d[:, i]) for c, d in sorted(by_column.items()) if c in row}
             rows.append(row | {"pareto": bool(best[i])})
-        described[name] = {
-            "settings": own[name], "points": rows, "hypervolume": mean([area[0]]), "hypervolume_interval": interval(area), "left_out": left_out[name],
-        }  # fmt: skip
+        described[name] = {"settings": own[name], "points": rows, "left_out": left_out[name]}
+        for measure in ("hypervolume", "read_hypervolume"):
+            if MEASURES[measure] in fronts[name]:
+                area = hypervolume(fronts[name][MEASURES[measure]], tuple(cfg.reference))
+                described[name] |= {measure: mean([area[0]]), f"{measure}_interval": interval(area)}
     paired = [
         _compared(c, arms, fronts, units, cfg) | {"at_equal_beta": _at_equal_beta(c, arms, drawn)} for c in comparisons
     ]
@@ -83,7 +94,7 @@ def collect(jobs: dict, comparisons: list[dict], cfg: DictConfig) -> tuple[dict,
         "arms": described,
         "reference": list(cfg.reference),
         "bootstrap": {"draws": cfg.draws, "seed": cfg.seed, "level": 0.95, "resampled": "concepts, seeds, prompts"},
-        "definitions": DEFINITIONS | MEASURES | OTHERS | {"ordering_holds": " ".join(holds.__doc__.split())},
+        "definitions": DEFINITIONS | MEASURED | OTHERS | {"ordering_holds": " ".join(holds.__doc__.split())},
         "prompts": first["prompts"],
         "scorers": first["scorers"],
         "config": settings,
@@ -103,24 +114,20 @@ def _compared(claim: dict, arms: dict[str, Arm], fronts: dict, units: list, cfg:
         if arm not in arms:
             raise UserError(f"arm {arm} of {cfg.name} has no result yet; run its jobs first.")
     a, b = fronts[claim["better"]], fronts[claim["worse"]]
-    reference = tuple(cfg.reference)
-    draws = {
-        "hypervolume": hypervolume(a, reference) - hypervolume(b, reference),
-        "matched_text": np.array([matched_text(x, y) for x, y in zip(a, b)]),
-    }
+    both = [m for m, scores in MEASURES.items() if scores in a and scores in b]
+    draws = {m: compared(m, a[MEASURES[m]], b[MEASURES[m]], tuple(cfg.reference)) for m in both}
+    measure = claim["measure"] if claim["measure"] in draws else WITHOUT_READER[claim["measure"]]
     # The test is over concepts, each one's own fronts (means over its seeds, prompts and noises).
     concepts = sorted({c for c, _ in units})
     rows = [[i for i, (c, _) in enumerate(units) if c == concept] for concept in concepts]
-    own = lambda arm: [np.stack([arms[arm].scores[n][r].mean((0, 2, 3)) for n in ("text", "image")], -1) for r in rows]
-    pairs = list(zip(own(claim["better"]), own(claim["worse"])))
-    each = {
-        "hypervolume": np.array([hypervolume(x, reference) - hypervolume(y, reference) for x, y in pairs]),
-        "matched_text": np.array([matched_text(x, y) for x, y in pairs]),
-    }
-    measure = claim["measure"]
-    known = each[measure][~np.isnan(each[measure])]
+    own = lambda arm: np.stack(
+        [np.stack([np.nanmean(arms[arm].scores[n][r], (0, 2, 3)) for n in MEASURES[measure]], -1) for r in rows]
+    )
+    each = compared(measure, own(claim["better"]), own(claim["worse"]), tuple(cfg.reference))
+    known = each[~np.isnan(each)]
     bounds = interval(draws[measure])
     return dict(claim) | {
+        "measure": measure,
         "difference": None if np.isnan(draws[measure][0]) else mean([draws[measure][0]]),
         "interval": bounds,
         "holds": holds(bounds),
@@ -238,6 +245,9 @@ def report(result: dict) -> str:
     for name, arm in result["arms"].items():
         low, high = arm["hypervolume_interval"]
         lines.append(f"  {name:16} hypervolume {arm['hypervolume']:.4f}  [{low}, {high}]")
+        if "read_hypervolume" in arm:
+            low, high = arm["read_hypervolume_interval"]
+            lines.append(f"  {'':16} of the reader {arm['read_hypervolume']:.4f}  [{low}, {high}]")
         lines += [f"    left out, as another arm lacks it: {', '.join(arm['left_out'])}"] * bool(arm["left_out"])
     for p in result["paired"]:
         lines.append(
@@ -245,5 +255,5 @@ def report(result: dict) -> str:
             f"{p['interval']}, {p['concepts_better']} concepts (sign-flip p {p['sign_flip_p']}): {str(p['holds']).lower()}"
         )
     lines.append(f"  ordering holds: {str(result['ordering_holds']).lower()}")
-    lines += [f"  {m}: {result['definitions'][m]}." for m in (*MEASURES, "concepts_better", "sign_flip_p")]
+    lines += [f"  {m}: {result['definitions'][m]}." for m in (*MEASURED, "concepts_better", "sign_flip_p")]
     return "\n".join(lines)

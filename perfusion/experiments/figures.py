@@ -29,7 +29,8 @@ RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
 SHOWN = "teapot"  # its colour is seen at once
 CONCEPTS = tuple(COMMITTED.split()[0].removeprefix("concept=").split(","))
 ARMS = {"local": "locked", "trained": "trained_k"}  # of key_locking, by their lock
-MEASURED = {"hypervolume": "area", "matched_text": "text"}  # above the reference point; at equal image similarity
+# Areas above the reference point; the prompt's score at equal likeness.
+MEASURED = {"hypervolume": "area", "matched_text": "text", "read_hypervolume": "area read", "matched_facts": "facts"}
 STYLE = {"font.size": 6.5, "axes.linewidth": 0.6, "svg.fonttype": "path", "svg.hashsalt": "perfusion"}
 
 

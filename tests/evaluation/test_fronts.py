@@ -14,7 +14,7 @@ from perfusion.evaluation.fronts import (
     holds,
     hypervolume,
     interval,
-    matched_text,
+    matched,
     pareto,
     sign_flip,
 )
@@ -40,11 +40,11 @@ def test_pareto_and_shapes():
         check_front("locked", 1)
 
 
-def test_matched_text_is_a_shift():
+def test_matched_is_a_shift():
     a = np.array([[0.3, 0.5], [0.2, 0.7], [0.1, 0.8]])
-    assert matched_text(a + [0.05, 0], a) == pytest.approx(0.05)
-    assert matched_text(a, a + [0.05, 0]) == pytest.approx(-0.05)
-    assert np.isnan(matched_text(a, a + [0, 1]))
+    assert matched(a + [0.05, 0], a) == pytest.approx(0.05)
+    assert matched(a, a + [0.05, 0]) == pytest.approx(-0.05)
+    assert np.isnan(matched(a, a + [0, 1]))
 
 
 def test_bootstrap_against_loops():
