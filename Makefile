@@ -52,14 +52,9 @@ tables: $(VENV)/.installed
 demo: $(VENV)/.installed
 	$(VENV)/bin/perfusion train concept=teddy concept_file=teddy.safetensors
 
-# The ablations' sweeps, joined: half an hour an arm on two cores; stopped, they go on where they were.
-ABLATIONS := one_shot key_locking zero_shot_mask sigmoid_bias sigmoid_temperature lock_type \
-  masked_prior i_star_gradient covariance_tokens shrinkage
-CONCEPTS := backpack,cake,cat,dog,fox,ghost,gift,guitar,house,mushroom,owl,robot,snowman,teapot,teddy,television
+# The experiments' sweeps, joined: hours an arm on two cores; stopped, they go on where they were.
 ablations: $(VENV)/.installed
-	for e in $(ABLATIONS); do \
-	  $(VENV)/bin/perfusion train -m +experiment=$$e concept=$(CONCEPTS) seed=0,1,2 evaluation.split=final && \
-	  $(VENV)/bin/perfusion collect experiment=$$e || exit 1; done
+	$(PY) scripts/run_experiments.py
 
 # The paper's figures.
 figures: ablations

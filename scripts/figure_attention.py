@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from perfusion.evaluation.fronts import Bootstrap, holds, interval
 from perfusion.experiments import figures
+from perfusion.experiments.sweep import CONCEPTS
 
 PROMPT = "a {} next to a car"
 MEASURED = ("a {} on a beach", "a {} wearing a hat", "a {} next to a car", "a {} in the snow")
@@ -26,7 +27,7 @@ def make(overrides: list[str]) -> None:
     rows, numbers = [], {"local": {}, "trained": {}}
     seeds = [FIRST + k for _ in MEASURED for k in range(NOISES)]
     for lock, of_lock in numbers.items():
-        for name in tqdm(figures.CONCEPTS, desc=f"lock={lock}", unit="concept"):
+        for name in tqdm(CONCEPTS, desc=f"lock={lock}", unit="concept"):
             concept, pipe, cfg, _ = figures.trained(lock, overrides, name)
             load_concepts(pipe, {concept.trigger: concept})
             looked = look(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from perfusion.evaluation.fronts import Bootstrap, holds, interval
 from perfusion.experiments import figures
+from perfusion.experiments.sweep import CONCEPTS
 
 ROWS = {"global": ("local", "global", 0.5), "local": ("local", None, 0.75), "trained_k": ("trained", None, 0.75)}
 NAMES = {"global": "global", "local": "local", "trained_k": "trained K"}
@@ -32,7 +33,7 @@ def make(overrides: list[str]) -> None:
     rows, numbers, opened = [], {}, cache(open_scorer)
     for row, (training, lock, beta) in ROWS.items():
         numbers[row] = {}
-        for name in tqdm(figures.CONCEPTS, desc=NAMES[row], unit="concept"):
+        for name in tqdm(CONCEPTS, desc=NAMES[row], unit="concept"):
             concept, pipe, cfg, beside = figures.trained(training, overrides, name)
             named, seeds = [p.format(concept.trigger) for p in PROMPTS for _ in SEEDS], list(SEEDS) * len(PROMPTS)
             with load_concepts(pipe, {concept.trigger: concept}).gate(lock=lock, beta=beta):

@@ -61,7 +61,9 @@ def front_figure(
             cell.imshow(picture, interpolation="nearest" if picture.width < 128 else "antialiased")
             cell.set_title(caption, fontsize=6.5, pad=2)
         style = {"fontsize": 7, "color": COLORS[list(arms).index(label) % len(COLORS)], "weight": "bold"}
-        cells[0].text(-0.1, 0.5, label.replace("_", " "), transform=cells[0].transAxes, ha="right", va="center", **style)
+        cells[0].text(
+            -0.1, 0.5, label.replace("_", " "), transform=cells[0].transAxes, ha="right", va="center", **style
+        )
     for axis, of_axis in zip(axes, lines):
         _name_lines(axis, of_axis)
     for kind in (".png", *([".pdf"] if also_pdf else [])):

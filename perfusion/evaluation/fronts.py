@@ -12,7 +12,10 @@ from perfusion.errors import UserError
 REFERENCE = (0.0, 0.0)  # of hypervolumes, unless another is given
 CLIP, READER = ("text", "image"), ("facts", "drawing")  # the two scores of a point: of the prompt, of the concept
 MEASURES = {"hypervolume": CLIP, "matched_text": CLIP, "read_hypervolume": READER, "matched_facts": READER}
-WITHOUT_READER = {"read_hypervolume": "hypervolume", "matched_facts": "matched_text"}  # what decides where none was asked
+WITHOUT_READER = {
+    "read_hypervolume": "hypervolume",
+    "matched_facts": "matched_text",
+}  # what decides where none was asked
 
 
 def pareto(points: np.ndarray) -> np.ndarray:

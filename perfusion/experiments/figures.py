@@ -20,14 +20,13 @@ from PIL import Image
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.figure import COLORS, MARKERS, strength_of
-from perfusion.experiments.sweep import COMMITTED, TRAININGS, made_by, resolved, training
+from perfusion.experiments.sweep import TRAININGS, made_by, resolved, training
 from perfusion.plots import cells, contact_sheet
 from perfusion.results import read_result, write_result
 
 WIDTH = 85 / 25.4  # inches: one column
 RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
 SHOWN = "teapot"  # its colour is seen at once
-CONCEPTS = tuple(COMMITTED.split()[0].removeprefix("concept=").split(","))
 ARMS = {"local": "locked", "trained": "trained_k"}  # of key_locking, by their lock
 # Areas above the reference point; the prompt's score at equal likeness.
 MEASURED = {"hypervolume": "area", "matched_text": "text", "read_hypervolume": "area read", "matched_facts": "facts"}

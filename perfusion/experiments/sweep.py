@@ -29,13 +29,25 @@ OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an expe
 NOT_KEYED = ("logger", "concept_file", "resume", "picture", "attention")  # what no result depends on
 NOT_TRAINED = ("evaluation", *NOT_KEYED)  # what training's does not
 TRAININGS = "trainings"
-COMMITTED = "concept=backpack,cake,cat,dog,fox,ghost,gift,guitar,house,mushroom,owl,robot,snowman,teapot,teddy,television seed=0,1,2 evaluation.split=final"
+CONCEPTS = (
+    "backpack", "cake", "cat", "dog", "fox", "ghost", "gift", "guitar", "house", "mushroom", "owl", "robot", "snowman",
+    "teapot", "teddy", "television",
+)  # fmt: skip
+ONE_PLACE = ("key_locking", "zero_shot_mask")  # whose photos have one background: what the lock and the mask are for
+
+
+def commands(experiment: str) -> tuple[str, str]:
+    """The two behind results/ablations/EXPERIMENT.json: the sweep, and what joins its jobs."""
+    where = "one_place/" if experiment in ONE_PLACE else ""
+    concepts = (
+        "" if experiment.endswith("quick") else f"concept={','.join(where + name for name in CONCEPTS)} seed=0,1,2 "
+    )
+    sweep = f"perfusion train -m +experiment={experiment} {concepts}evaluation.split=final"
+    return sweep, f"perfusion collect experiment={experiment}"
 
 
 def made_by(experiment: str) -> str:
-    """The commands behind results/ablations/EXPERIMENT.json."""
-    over = "evaluation.split=final" if experiment.endswith("quick") else COMMITTED
-    return f"perfusion train -m +experiment={experiment} {over} and then perfusion collect experiment={experiment}"
+    return " and then ".join(commands(experiment))
 
 
 def resolved(cfg: DictConfig) -> DictConfig:

@@ -13,7 +13,6 @@ from PIL import Image
 from perfusion.emojiland.measure import prompts_of
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import Reader, read
-from perfusion.experiments.sweep import COMMITTED
 from perfusion.method.concept import Concept
 from perfusion.results import read_result
 
@@ -80,10 +79,3 @@ def test_committed_experiments_are_whole(path):
         return
     assert len(result["concepts"]) >= 10
     assert result["seeds"] == [0, 1, 2] and not any(arm["left_out"] for arm in result["arms"].values())
-
-
-def test_make_ablations_runs_what_is_committed():
-    concepts, rest = COMMITTED.split(" ", 1)
-    makefile = (ROOT / "Makefile").read_text()
-    assert f"CONCEPTS := {concepts.removeprefix('concept=')}\n" in makefile
-    assert f"concept=$(CONCEPTS) {rest}" in makefile
