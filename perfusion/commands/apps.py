@@ -16,12 +16,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from perfusion.atomic import alone, write_text
 from perfusion.commands import terminal
 from perfusion.commands.cli import APPS, refuse
+from perfusion.commands.folders import check_folder, is_first_process
 from perfusion.commands.sweeping import check_jobs, compose
 from perfusion.config import CONF, check, not_taken
 from perfusion.errors import Stopped, UserError, first_sentence, reader_left, told
@@ -88,10 +89,9 @@ def task(cfg):
         of_sweep = Path(HydraConfig.get().sweep.dir).name if several else None
         cfg.logger.wandb.group = cfg.logger.wandb.group or cfg.get("name") or of_sweep
     try:
-        # Under DDP the first process stands for the others.
-        others = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
         folder, shared = Path(HydraConfig.get().runtime.output_dir), app in ("collect", "report", "measure")
-        with nullcontext() if others else alone(folder, "hydra.run.dir", wait=several or shared):
+        mine = is_first_process()
+        with alone(folder, "hydra.run.dir", wait=several or shared) if mine else nullcontext():
             if app == "train" and cfg.name:
                 return sweep.job(cfg)
             result = importlib.import_module(APPS[app][0]).run(cfg)
@@ -125,11 +125,25 @@ def _check(app: str, overrides: list[str]) -> None:
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             if values != overrides or "hydra.mode=MULTIRUN" in values:
-                check_jobs(app, values, lambda cfg: sweep.check_job(cfg) if _is_job(app, cfg) else check(app, cfg))
+                check_jobs(app, values, lambda cfg: _work(app, cfg))
             else:
-                _checked(app, compose(app, values))
+                cfg = compose(app, [*values, f"hydra.job.name={app}"], RunMode.RUN)
+                folder = Path(cfg.hydra.run.dir)
+                with open_dict(cfg):
+                    del cfg["hydra"]
+                if not _is_job(app, cfg):  # which looks for its result itself
+                    check(app, cfg)
+                    check_folder(app, folder, cfg, "hydra.run.dir")
     except (HydraException, OmegaConfBaseException, UserError) as error:
         refuse(_sentence(app, error))
+
+
+def _work(app: str, cfg: DictConfig) -> str | None:
+    """Check a sweep's job; what it does, of an experiment, whose jobs do the same once."""
+    if not _is_job(app, cfg):
+        return check(app, cfg) and None
+    sweep.check_job(cfg)
+    return sweep.job_key(_root_=cfg)
 
 
 def _sentence(app: str, error: Exception) -> str:

@@ -142,7 +142,7 @@ def _job(cfg: DictConfig, about: dict) -> dict:
         break
     else:
         check_evaluation(plain.evaluation, plain.model, plain.lock)
-        check_front(cfg.arm, len(points_of(plain.evaluation)))
+        check_front(cfg.arm, points_of(plain.evaluation))
         folder.mkdir(parents=True, exist_ok=True)
         result = run(plain, concept, folder, experiment.parent / TRAININGS)
     write_result(folder / "result.json", result | {"job": about})
