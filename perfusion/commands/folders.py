@@ -28,6 +28,8 @@ def check_folder(app: str, folder: Path, cfg: DictConfig, field: str) -> None:
     field: the key that names the folder.
     """
     folder = Path(os.path.abspath(folder))  # Hydra makes what a/../b goes through
+    if not folder.is_dir() and (folder.exists() or any(parent.is_file() for parent in folder.parents)):
+        raise UserError(f"{field}={told(folder)} is a file, or within one; give a folder.")
     kept = [name for name in KEPT if (folder / name).exists()] if app in WRITERS and is_first_process() else []
     resume = cfg.get("resume")
     going_on = isinstance(resume, str) and folder.resolve() in (Path(resume).resolve(), Path(resume).resolve().parent)
@@ -48,6 +50,21 @@ def _before(folder: Path) -> object:
         return None
 
 
+def check_hydra(hydra: DictConfig, experiment: str | None) -> None:
+    """Raises UserError for Hydra's own settings with which files would not be found: given ones, or an experiment's results."""
+    if hydra.job.chdir:
+        raise UserError(
+            "hydra.job.chdir=true does not work, as files are named from the folder that perfusion is started in; leave it "
+            "out: false is allowed."
+        )
+    home = Path(hydra.sweep.dir)
+    if experiment and home.name != experiment:
+        raise UserError(
+            f"hydra.sweep.dir={home} does not end in the experiment's name, by which perfusion collect finds its jobs; give "
+            f"hydra.sweep.dir={home / experiment}, and multirun={home} to perfusion collect."
+        )
+
+
 class JobFolders:
     """The folders of a sweep's jobs, as they come: `add` raises UserError for one that another job has."""
 
@@ -60,6 +77,7 @@ class JobFolders:
 
     def add(self, number: int, overrides: list[str], cfg: DictConfig, work: object) -> None:
         """overrides: those of the job alone; cfg: what they make; work: jobs of the same may have one folder."""
+        check_hydra(self.master.hydra, cfg.name if work != number else None)
         if self.sure:
             return
         job = self.loader.load_sweep_config(self.master, overrides)

@@ -8,6 +8,7 @@ from functools import cache
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -16,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from perfusion.commands.cli import refuse
 from perfusion.commands.folders import JobFolders
 from perfusion.config import CONF
 from perfusion.errors import UserError, fails, first_sentence
@@ -44,6 +46,25 @@ def compose(app: str, overrides: list[str], mode: RunMode | None = None) -> Dict
             f"{next((one for one in overrides if fails(load, [one], but=OWN)), ' '.join(overrides))} cannot be put into the "
             f"configuration ({said}); perfusion {app} --cfg all shows the keys that are there, and their values."
         ) from error
+
+
+def split_flags(app: str, words: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, each as one word, and the overrides: its own parser does not take flags between values.
+
+    A word that is neither ends the process with one sentence.
+    """
+    parser = get_args_parser()
+    parser.error = lambda said: refuse(
+        f"{said}; perfusion {app} --help lists keys, perfusion {app} --hydra-help flags."
+    )
+    given, flags = parser.parse_intermixed_args(words), []
+    for action in parser._actions:
+        value = getattr(given, action.dest, None)
+        if action.option_strings and value not in (None, False):
+            flags.append(action.option_strings[0] + ("" if value is True else f"={value}"))
+    if given.config_name not in (None, app, f"{app}.yaml"):
+        refuse(f"--config-name={given.config_name} does not go with perfusion {app}; leave it out, or run that app.")
+    return flags, given.overrides
 
 
 def check_jobs(app: str, overrides: list[str], check: Callable[[DictConfig], object]) -> None:

@@ -246,7 +246,7 @@ def run(cfg: DictConfig) -> Path:
     else:
         text, path = of_run(Path(cfg.run)), Path(cfg.run) / "report.html"
     path = Path(cfg.output) if cfg.output else path
-    check_place("output", path)
+    check_place("output", path, "a page")
     write_text(path, text)
     print(f"written: {path}")
     return path

@@ -214,7 +214,8 @@ class Failures(Callback):
         folder = Path(config.hydra.sweep.dir)
         failed = [p for p, written in self.errors(config).items() if self.before.get(p) != written]
         done = len(list(folder.glob("*/result.json")))
-        print(f"{done} jobs done in {folder}; next: perfusion collect experiment={config.name}")
+        where = "" if folder.parent == Path("multirun") else f" multirun={folder.parent}"
+        print(f"{done} jobs done in {folder}; next: perfusion collect experiment={config.name}{where}")
         if failed:
             print(f"{len(failed)} failed, and would be tried again by the same command:", file=sys.stderr)
             for path in failed:

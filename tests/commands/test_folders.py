@@ -49,6 +49,22 @@ def test_jobs_with_folders_of_their_own_pass(overrides, tmp_path, monkeypatch):
     apps._check("train", ["-m", "seed=0,1", *overrides])
 
 
+@pytest.mark.parametrize("overrides, words", [
+    (("hydra.job.chdir=true",), "hydra.job.chdir=true does not work"),
+    (("-m", "seed=0,1", "hydra.job.chdir=true"), "hydra.job.chdir=true does not work"),
+    (("-m", KEY_LOCKING, "hydra.sweep.dir=b"), "give hydra.sweep.dir=b/key_locking, and multirun=b to perfusion collect"),
+    ((KEY_LOCKING, "arm=locked", "hydra.sweep.dir=b"), "hydra.sweep.dir=b does not end in the experiment's name"),
+    (("hydra.run.dir=file",), "hydra.run.dir=file is a file, or within one; give a folder."),
+    (("hydra.run.dir=file/a/b",), "hydra.run.dir=file/a/b is a file, or within one"),
+    (("-m", "seed=0,1", "hydra.sweep.dir=file"), "file/0 is a file, or within one"),
+])  # fmt: skip
+def test_a_folder_where_nothing_would_be_found_is_refused(overrides, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    assert words in refused(capsys, *overrides)
+    apps._check("train", ["-m", KEY_LOCKING, "hydra.sweep.dir=b/key_locking"])
+
+
 def test_a_run_is_not_written_over_by_another(perfusion_here, capsys):
     run = (*QUICK, "picture=false", "attention=false")
     perfusion_here("train", *run, "hydra.run.dir=out/a")
