@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,15 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from perfusion.errors import UserError
+
+BEGINNINGS = {  # of the files that keys name
+    "a concept file": rb'.{8}\{"__metadata__":\{.*base_hash',
+    "a word's embedding": rb'.{8}\{"<',
+    "a covariance file": rb"",  # which is not written over at all
+    "a page": rb"<!doctype html",
+    "a table of results": rb"\s*\{",
+    "a picture": rb"\x89PNG",
+}
 
 
 class WriteError(UserError, OSError):
@@ -97,14 +107,22 @@ def write_json(path: str | os.PathLike, result: dict) -> str:
     return text
 
 
-def check_place(field: str, path: str | os.PathLike) -> None:
-    """Raises UserError where no file can be written at `path`, by beginning one there; `field` is what named it."""
+def check_place(field: str, path: str | os.PathLike, kind: str) -> None:
+    """Raises UserError where no file can be written at `path`, by beginning one there, or where one of another kind lies.
+
+    field: what named it; kind: of BEGINNINGS.
+    """
     path = Path(path)
     way_out = f"give a file in a folder that you can write to, as in {field}=outputs/{path.name or 'NAME'}."
     if path.exists() and not path.is_file():
         raise UserError(f"{field}={path} is {'a folder' if path.is_dir() else 'no regular file'}; {way_out}")
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        if path.exists():
+            with path.open("rb") as file:
+                head = file.read(2000)
+            if head and not re.match(BEGINNINGS[kind], head, re.DOTALL | re.IGNORECASE):
+                raise UserError(f"{field}={path} is there already and is not {kind}: it would be lost; {way_out}")
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
         part.unlink()

@@ -2,7 +2,7 @@
 
 import select
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,6 +29,17 @@ def loading(wrong: str, way_out: str) -> Iterator[None]:
     except Exception as error:  # each library has its own: KeyError, SafetensorError, tokenizers' bare Exception
         said = first_sentence(error)[:300]
         raise UserError(f"{wrong} ({type(error).__name__}{said and f': {said}'}); {way_out}.") from error
+
+
+def fails(call: Callable, *given, but: tuple[type[Exception], ...] = ()) -> bool:
+    """Whether call(*given) raises an error of another kind than `but`: which of several values another library fails at."""
+    try:
+        call(*given)
+    except but:
+        return False
+    except Exception:
+        return True
+    return False
 
 
 def first_sentence(error: Exception) -> str:

@@ -2,16 +2,17 @@
 
 A command, one of its keys (perfusion/config/schema.py names them) and a value: of any type, or at and beside the ends of what
 the key allows. Each must be refused in one sentence that names the key (UserError), or pass, and then pass again unchanged.
-`bad_inputs` tries so many on the check alone, milliseconds each; `overrides` gives them to the command line.
+`extras` draws keys that a plus sign adds, of Lightning's trainer and logger, and Hydra's own. `bad_inputs` tries so many on the check alone, milliseconds each; `overrides` gives them to the command line.
 """
 
 import copy
+import inspect
 import math
 import traceback
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import hydra
 from hypothesis import HealthCheck, Phase, given, settings
@@ -19,8 +20,11 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from pydantic.fields import FieldInfo
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import CSVLogger
 
 from perfusion.config import CONF, check
+from perfusion.config.callables import written as configurable
 from perfusion.config.saying import group_of
 from perfusion.config.schema import COMMANDS
 from perfusion.errors import UserError
@@ -94,6 +98,59 @@ def inputs(draw) -> tuple[str, str, object]:
     return command, key, draw(st.sampled_from(at_the_end) if at_the_end and draw(st.booleans()) else values)
 
 
+FOLDERS = (
+    ".",
+    "a",
+    "a/b",
+    ".hydra",
+    "${now:%Y}",
+    "s/${seed}",
+    "${hydra.job.num}",
+    "${hydra.job.override_dirname}",
+    "teddy.safetensors",
+)
+OF_HYDRA = {  # its own keys, with values that mean something to them
+    "hydra.verbose": (True, False, "perfusion", ["hydra", "perfusion"]),
+    "hydra.run.dir": FOLDERS,
+    "hydra.sweep.dir": FOLDERS,
+    "hydra.sweep.subdir": FOLDERS,
+    "hydra.output_subdir": (None, *FOLDERS),
+    "hydra.mode": ("RUN", "MULTIRUN"),
+    "hydra.searchpath": ([], ["a"], ["file://a", "pkg://perfusion"]),
+    "hydra.job.name": ("a", "train"),
+    "hydra.job.chdir": (None, True, False),
+    "hydra.job.env_set": ({}, {"A": "b"}, {"A": 5}),
+    "hydra.job_logging.root.level": ("DEBUG", "INFO", 10),
+    "hydra.launcher.n_jobs": (1, 2),
+    "hydra/launcher": ("basic", "joblib", "submitit_local", "ray"),
+    "hydra/sweeper": ("basic", "optuna"),
+}
+OF_LIGHTNING = (
+    "simple", "advanced", "warn", "min_size", "norm", "value", "cpu", "gpu", "tpu", "auto", "ddp", "ddp_spawn", "fsdp", "16-mixed",
+    "00:00:00:01", 1, 2, 0.5,
+)  # fmt: skip
+
+
+@cache
+def extra_keys(command: str) -> dict[str, FieldInfo]:
+    """{dotted key: its field} of what a command takes beside `keys_of`."""
+    keys = {key: FieldInfo(annotation=Any) for key in OF_HYDRA}
+    for group, call in {"trainer": Trainer, "logger": CSVLogger}.items():
+        if group in COMMANDS[command].model_fields:
+            taken = inspect.signature(call).parameters
+            keys |= {f"{group}.{n}": FieldInfo(annotation=configurable(p.annotation) or Any) for n, p in taken.items()}
+    return keys
+
+
+@st.composite
+def extras(draw) -> tuple[str, str, object]:
+    """As `inputs`, of `extra_keys`."""
+    command = draw(st.sampled_from(["covariance", "evaluate", "generate", "train"]))  # which end well beside it
+    key = draw(st.sampled_from(sorted(extra_keys(command))))
+    fit = [*ends(extra_keys(command)[key]), *OF_HYDRA.get(key, OF_LIGHTNING)]
+    return command, key, draw(st.sampled_from(fit) if draw(st.integers(0, 3)) else values)
+
+
 @cache
 def composed(command: str):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
@@ -118,10 +175,12 @@ def try_one(command: str, key: str, value) -> bool:
     return True
 
 
-def bad_inputs(count: int = 300, seed: int = 0, accepted: Callable[[str, str, object], None] | None = None) -> dict:
-    """Try `count` inputs; returns the counts of them, and of those refused and accepted, and the tracebacks, shortened.
+def bad_inputs(
+    count: int = 300, seed: int = 0, accepted: Callable[[str, str, object], None] | None = None, drawn_by=inputs
+) -> dict:
+    """Try `count` inputs of `drawn_by`; returns the counts of them, and of those refused and accepted, and the tracebacks, shortened.
 
-    accepted: called with each that passes. The same count and seed try the same.
+    accepted: called with each that passes, or that is Hydra's to check. The same count and seed try the same.
     """
     counts = {"bad_inputs": 0, "refused": 0, "accepted": 0, "tracebacks": []}
     with_all = settings(
@@ -131,14 +190,14 @@ def bad_inputs(count: int = 300, seed: int = 0, accepted: Callable[[str, str, ob
 
     @seeded(seed)
     @with_all
-    @given(inputs())
+    @given(drawn_by())
     def run(drawn):
         command, key, value = drawn
         if counts["bad_inputs"] >= count:
             return
         counts["bad_inputs"] += 1
         try:
-            taken = try_one(command, key, value)
+            taken = key.startswith("hydra") or try_one(command, key, value)
             counts["accepted" if taken else "refused"] += 1
             if taken and accepted:
                 accepted(command, key, value)
@@ -182,6 +241,14 @@ def short(command: str, key: str, value) -> bool:
     return command in BESIDE and not many and not away
 
 
+def on_the_line(command: str, key: str, value) -> list[str]:
+    """The words that set a key to a value; what is of sweeps, in a sweep."""
+    if key.startswith("hydra/"):
+        return ["-m", f"{key}={value}"]
+    swept = ["-m", *(["seed=0,1"] if "seed" in COMMANDS[command].model_fields else [])]
+    return [*(swept if key.startswith(("hydra.sweep.", "hydra.launcher.")) else []), f"++{key}={written(value)}"]
+
+
 def written(value) -> str:
     """A value as an override has it."""
     if isinstance(value, str):
@@ -199,4 +266,4 @@ def written(value) -> str:
 def overrides(draw) -> tuple[str, list[str]]:
     """A command and its overrides, of which the last sets a drawn key to a drawn value. Nothing drawn takes long."""
     command, key, value = draw(inputs().filter(lambda one: short(*one)))
-    return command, [*BESIDE[command], f"++{key}={written(value)}"]
+    return command, [*BESIDE[command], *on_the_line(command, key, value)]

@@ -4,7 +4,7 @@ import copy
 
 import hydra
 import pytest
-from helpers_inputs import bad_inputs, composed, keys_of
+from helpers_inputs import bad_inputs, composed, extras, inputs, keys_of
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from PIL import Image
@@ -250,7 +250,7 @@ KEY_LOCKING = "+experiment=key_locking"
     ("seed=0,abc", "seed=abc does not work; a whole number from 0 to 4294967295 is allowed."),
     (f"seed={','.join(map(str, range(99)))},abc", "max_steps=1,2", "seed=abc does not work"),  # of 200 jobs some
     ("concept=teddy,cat", "max_steps=10", "+trainer.max_epochs=1,abc", "trainer.max_epochs=abc does not work"),
-    ("trainer=cpu,nope", "Could not find 'trainer/nope'"),
+    ("trainer=cpu,nope", "trainer=nope is unknown; allowed are: cpu, ddp, gpu_24gb, gpu_8gb."),
     ("model.dtype=float16,float32", "trainer.precision=32-true,bf16-mixed", "does not go with model.dtype=float16"),
     ("selection.prompts=['a {}'],{a:b}", "selection.prompts={a:b} does not work; a list of prompts"),
     ("selection.evry=3,4", "selection.evry is no key of perfusion train (did you mean every?)"),
@@ -346,6 +346,7 @@ def test_a_runs_folder_is_named_after_its_concept(concept, name):
 
 
 def test_no_value_of_any_key_ends_in_another_exception():
-    counts = bad_inputs(100)
-    assert counts["bad_inputs"] == 100 and counts["tracebacks"] == [], counts["tracebacks"][:3]
-    assert counts["refused"] > 30 and counts["accepted"] > 10
+    for drawn_by, refused in ((inputs, 30), (extras, 5)):
+        counts = bad_inputs(100, drawn_by=drawn_by)
+        assert counts["bad_inputs"] == 100 and counts["tracebacks"] == [], counts["tracebacks"][:3]
+        assert counts["refused"] > refused and counts["accepted"] > 10

@@ -7,9 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from perfusion.atomic import WriteError, alone, check_place, whole, write_tensors, write_text
+from perfusion.commands.cli import main
+from perfusion.commands.concept_files import export_textual_inversion
 from perfusion.errors import UserError
+from perfusion.experiments.report import page
+from perfusion.method.concept import Concept
+from perfusion.results import write_result
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,10 +107,37 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path, name):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("/dev/null")
     with pytest.raises(UserError, match=f"concept_file=.*{name} is no regular file; give a file in a folder"):
-        check_place("concept_file", tmp_path / name)
+        check_place("concept_file", tmp_path / name, "a concept file")
     with pytest.raises(WriteError, match=f"{name} cannot be written .it is no regular file."):
         write_text(tmp_path / name, "a")
     assert (tmp_path / "pipe").is_fifo() and (tmp_path / "link").is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_file_of_another_kind_is_not_written_over(pipe, make_concept, tmp_path):
+    concept, word = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    make_concept(pipe).save(concept)
+    export_textual_inversion(Concept.load(concept), word)
+    write_result(tmp_path / "r.json", {"points": []})
+    write_text(tmp_path / "p.html", page("a", "b", []))
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
+    kinds = {
+        "a concept file": concept, "a word's embedding": word, "a table of results": tmp_path / "r.json",
+        "a page": tmp_path / "p.html", "a picture": tmp_path / "p.png",
+    }  # fmt: skip
+    for kind in kinds:
+        for other, path in kinds.items():
+            if other == kind:
+                check_place("output", path, kind)
+            else:
+                with pytest.raises(
+                    UserError, match=f"output=.*{path.name} is there already and is not {kind}: it would"
+                ):
+                    check_place("output", path, kind)
+    (tmp_path / "empty").touch()
+    check_place("output", tmp_path / "empty", "a page")
+    with pytest.raises(SystemExit):
+        main(["export", str(concept), "--textual-inversion", str(concept)])
+    assert Concept.load(concept).trigger == "teddy*"
 
 
 def test_one_run_in_a_folder(tmp_path):

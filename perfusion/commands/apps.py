@@ -14,15 +14,16 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from perfusion.atomic import alone, write_text
 from perfusion.commands import terminal
 from perfusion.commands.cli import APPS, refuse
-from perfusion.commands.sweeping import check_jobs, compose
+from perfusion.commands.folders import check_folder, check_hydra, is_first_process
+from perfusion.commands.sweeping import check_jobs, compose, split_flags
 from perfusion.config import CONF, check, not_taken
 from perfusion.errors import Stopped, UserError, first_sentence, reader_left, told
 from perfusion.experiments import sweep  # registers the resolver of job folders, here and in other processes
@@ -34,20 +35,20 @@ SWEEPS = {"-m", "--multirun"}
 
 def start(app: str, overrides: list[str]) -> None:
     """Run an app on the command line's overrides; Ctrl-C ends it with exit code 130, without a traceback."""
-    flags_first = sorted(overrides, key=lambda o: o not in SWEEPS)  # -m is read before values alone
-    overrides = [_of_group(o) for o in flags_first]
+    flags, overrides = split_flags(app, overrides)
+    overrides = [_of_group(o) for o in overrides]
     if sentence := missing_extra(overrides):
         refuse(sentence)
     register(overrides)
-    if {o for o in overrides if o.startswith("-")} <= SWEEPS:  # with other flags (--help, ...) Hydra itself checks
-        _check(app, overrides)
-    sys.argv = [f"perfusion {app}", *overrides, f"hydra.job.name={app}"]  # what the log file is named after
+    if set(flags) <= SWEEPS:  # with other flags (--help, ...) Hydra itself checks
+        _check(app, [*flags, *overrides])
+    sys.argv = [f"perfusion {app}", *flags, *overrides, f"hydra.job.name={app}"]  # what the log file is named after
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra ends the process itself, with part of a traceback
     logging.raiseExceptions = False  # a log line that a full disk does not take is not worth a traceback
     try:
         hydra.main(str(CONF), app, version_base="1.3")(task)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
-        refuse(_sentence(app, error))
+        refuse(sentence_of(app, error))
     except Stopped as stop:
         sys.exit(stop.code)
     except KeyboardInterrupt:
@@ -58,7 +59,7 @@ def start(app: str, overrides: list[str]) -> None:
             raise
         cause = error.__cause__ if isinstance(error, ValueError) else error  # logging's, of its file
         if not isinstance(cause, OSError) or cause.errno is None:
-            if sentence := _of_hydra(app, overrides, error):
+            if sentence := _of_hydra(app, [*flags, *overrides], error):
                 refuse(sentence)
             raise
         where = f"{cause.filename} cannot be written or read" if cause.filename else "a file cannot be written or read"
@@ -88,10 +89,9 @@ def task(cfg):
         of_sweep = Path(HydraConfig.get().sweep.dir).name if several else None
         cfg.logger.wandb.group = cfg.logger.wandb.group or cfg.get("name") or of_sweep
     try:
-        # Under DDP the first process stands for the others.
-        others = any(os.environ.get(name, "0") != "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
         folder, shared = Path(HydraConfig.get().runtime.output_dir), app in ("collect", "report", "measure")
-        with nullcontext() if others else alone(folder, "hydra.run.dir", wait=several or shared):
+        mine = is_first_process()
+        with alone(folder, "hydra.run.dir", wait=several or shared) if mine else nullcontext():
             if app == "train" and cfg.name:
                 return sweep.job(cfg)
             result = importlib.import_module(APPS[app][0]).run(cfg)
@@ -113,10 +113,14 @@ def _after_training(cfg, folder: Path, trigger: str) -> None:
     program = "perfusion" if shutil.which("perfusion") else told(PROGRAM)
     if program.endswith("__main__.py"):
         program = "python -m perfusion"
-    model = [word for word in HydraConfig.get().overrides.task if word.startswith("model")]
-    asked = [*model, f"concepts={{{trigger}: {file}}}", f'prompts=["a {trigger} on a beach"]']
+    given = HydraConfig.get().overrides.task
+    model = [word for word in given if word.startswith("model")]
+    app, asked = "generate", [*model, f"concepts={{{trigger}: {file}}}", f'prompts=["a {trigger} on a beach"]']
+    if cfg.method.module:  # of a baseline, whose file load_concepts does not read
+        what = [word for word in given if word.startswith(("method", "concept=", "concept."))]
+        app, asked = "evaluate", [*model, *what, f"concept_file={file}"]
     print(f"report:    {told(folder / 'report.html')}")
-    print(f"next:      {program} generate {shlex.join(asked)}")
+    print(f"next:      {program} {app} {shlex.join(asked)}")
 
 
 def _check(app: str, overrides: list[str]) -> None:
@@ -125,16 +129,34 @@ def _check(app: str, overrides: list[str]) -> None:
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
             if values != overrides or "hydra.mode=MULTIRUN" in values:
-                check_jobs(app, values, lambda cfg: sweep.check_job(cfg) if _is_job(app, cfg) else check(app, cfg))
+                check_jobs(app, values, lambda cfg: _work(app, cfg))
             else:
-                _checked(app, compose(app, values))
+                cfg = compose(app, [*values, f"hydra.job.name={app}"], RunMode.RUN)
+                folder = Path(cfg.hydra.run.dir)
+                check_hydra(cfg.hydra, cfg.name if _is_job(app, cfg) else None)
+                with open_dict(cfg):
+                    del cfg["hydra"]
+                if not _is_job(app, cfg):  # which looks for its result itself
+                    check(app, cfg)
+                    check_folder(app, folder, cfg, "hydra.run.dir")
     except (HydraException, OmegaConfBaseException, UserError) as error:
-        refuse(_sentence(app, error))
+        refuse(sentence_of(app, error))
 
 
-def _sentence(app: str, error: Exception) -> str:
-    """Hydra's own errors name no allowed value, and give its grammar for a way out."""
+def _work(app: str, cfg: DictConfig) -> str | None:
+    """Check a sweep's job; what it does, of an experiment, whose jobs do the same once."""
+    if not _is_job(app, cfg):
+        return check(app, cfg) and None
+    sweep.check_job(cfg)
+    return sweep.job_key(_root_=cfg)
+
+
+def sentence_of(app: str, error: Exception) -> str:
+    """What a user reads of an error of a configuration: Hydra's own errors name no allowed value, and give its grammar for a way out."""
     said = " ".join(str(error).split())
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={name} is unknown; allowed are: {', '.join(error.options)}."
     if isinstance(error, OverrideParseException):
         reason = said.partition(" See ")[0].removeprefix(f"Error parsing override '{error.override}' ")
         return (
@@ -150,8 +172,8 @@ def _sentence(app: str, error: Exception) -> str:
 
 
 def _of_hydra(app: str, overrides: list[str], error: Exception) -> str | None:
-    """The sentence where Hydra itself fails, before any job, at its own settings that were given: few of them have types."""
-    given = [o for o in overrides if re.match(r"[+~]*hydra[./]", o)]
+    """The sentence where Hydra itself fails, before any job, at its own settings or flags: few of them have types."""
+    given = [o for o in overrides if re.match(r"[+~]*hydra[./]|--", o) and o not in SWEEPS]
     of_a_job = JobReturn.return_value.fget.__code__  # what Hydra gets a job's result, or its error, by
     if not given or any(frame.f_code is of_a_job for frame, _ in traceback.walk_tb(error.__traceback__)):
         return None

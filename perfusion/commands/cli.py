@@ -1,5 +1,6 @@
 """The one console command: `perfusion APP [Hydra overrides]`."""
 
+import argparse
 import errno
 import importlib
 import os
@@ -82,6 +83,13 @@ def _main(argv: list[str] | None) -> None:
         module.main(overrides)
     except UserError as error:
         refuse(str(error))
+
+
+class Parser(argparse.ArgumentParser):
+    """For words that Hydra does not configure; those that it does not take are one sentence, too."""
+
+    def error(self, message: str) -> NoReturn:
+        refuse(f"{message}; give it as in {' '.join(self.format_usage().split()[1:])}.")
 
 
 def refuse(sentence: str) -> NoReturn:

@@ -1,9 +1,9 @@
 """perfusion info, export and push: what is done with a concept file alone, no model and no configuration."""
 
-import argparse
 import os
 
-from perfusion.atomic import write_tensors
+from perfusion.atomic import check_place, write_tensors
+from perfusion.commands.cli import Parser
 from perfusion.errors import UserError
 from perfusion.method.concept import Concept, read_file
 from perfusion.method.hub import push
@@ -38,7 +38,7 @@ def export_textual_inversion(concept: Concept, path: str | os.PathLike) -> None:
 
 def main(app: str, argv: list[str]) -> None:
     """Run one of the three on the command line's words."""
-    parser = argparse.ArgumentParser(prog=f"perfusion {app}")
+    parser = Parser(prog=f"perfusion {app}")
     parser.add_argument("file", help="a concept file, or hf://user/repo[/file]")
     if app == "export":
         parser.add_argument("--textual-inversion", metavar="OUT", help="the .safetensors to write")
@@ -55,6 +55,7 @@ def main(app: str, argv: list[str]) -> None:
             raise UserError(LORA)
         if not arguments.textual_inversion:
             raise UserError("export is not told what to write; give --textual-inversion OUT.safetensors.")
+        check_place("--textual-inversion", arguments.textual_inversion, "a word's embedding")
         export_textual_inversion(Concept.load(arguments.file), arguments.textual_inversion)
         print(f"embedding: {arguments.textual_inversion}, for pipe.load_textual_inversion")
     else:

@@ -20,7 +20,7 @@ def measure(cfg: DictConfig) -> Covariance:
     """
     cfg = check("covariance", cfg)
     output = Path(cfg.output)
-    check_place("output", output)
+    check_place("output", output, "a covariance file")
     check_model(cfg.model, ("path",))
     state = Path(f"{output}.state")
     if output.exists():

@@ -145,7 +145,7 @@ def import_checkpoint(
 def run(cfg: DictConfig) -> None:
     """The command: checks everything before the model loads, writes cfg.output whole or not at all."""
     cfg = check("import", cfg)
-    check_place("output", cfg.output)
+    check_place("output", cfg.output, "a concept file")
     check_model(cfg.model, ("path",))
     read_checkpoint(cfg.file)
     trigger = cfg.name or f"{cfg.super_category}*"

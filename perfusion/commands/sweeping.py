@@ -3,11 +3,12 @@
 import copy
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -16,10 +17,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from perfusion.commands.cli import refuse
+from perfusion.commands.folders import JobFolders
 from perfusion.config import CONF
-from perfusion.errors import UserError, first_sentence
+from perfusion.errors import UserError, fails, first_sentence
 
 MOST = 100  # jobs: more take longer to check than to be refused one by one
+
+OWN = (HydraException, OmegaConfBaseException)  # errors that Hydra means for the user
 
 
 def compose(app: str, overrides: list[str], mode: RunMode | None = None) -> DictConfig:
@@ -33,33 +38,43 @@ def compose(app: str, overrides: list[str], mode: RunMode | None = None) -> Dict
     )
     try:
         return load(overrides)
-    except (HydraException, OmegaConfBaseException):
+    except OWN:
         raise
     except Exception as error:  # an assert, or what a conversion raises, as at prompts.x=5: a list has no x
         said = f"{type(error).__name__}: {first_sentence(error)[:200]}"
         raise UserError(
-            f"{next((one for one in overrides if _fails(load, one)), ' '.join(overrides))} cannot be put into the "
+            f"{next((one for one in overrides if fails(load, [one], but=OWN)), ' '.join(overrides))} cannot be put into the "
             f"configuration ({said}); perfusion {app} --cfg all shows the keys that are there, and their values."
         ) from error
 
 
-def _fails(load: Callable, override: str) -> bool:
-    try:
-        load([override])
-    except (HydraException, OmegaConfBaseException):
-        return False
-    except Exception:
-        return True
-    return False
+def split_flags(app: str, words: list[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags, each as one word, and the overrides: its own parser does not take flags between values.
+
+    A word that is neither ends the process with one sentence.
+    """
+    parser = get_args_parser()
+    parser.error = lambda said: refuse(
+        f"{said}; perfusion {app} --help lists keys, perfusion {app} --hydra-help flags."
+    )
+    given, flags = parser.parse_intermixed_args(words), []
+    for action in parser._actions:
+        value = getattr(given, action.dest, None)
+        if action.option_strings and value not in (None, False):
+            flags.append(action.option_strings[0] + ("" if value is True else f"={value}"))
+    if given.config_name not in (None, app, f"{app}.yaml"):
+        refuse(f"--config-name={given.config_name} does not go with perfusion {app}; leave it out, or run that app.")
+    return flags, given.overrides
 
 
 def check_jobs(app: str, overrides: list[str], check: Callable[[DictConfig], object]) -> None:
-    """`check` every job's configuration, composed as Hydra composes it; of more than MOST jobs some, with every value in one.
+    """`check` every job's configuration, composed as Hydra composes it, and its folder; of more than MOST jobs some, with
+    every value in one.
 
-    Within initialize_config_dir. What `check` raises, and Hydra's errors, come as they are. Another sweeper than Hydra's own
-    makes its jobs as it goes: they are left to it.
+    check: returns the job's work where jobs of the same may share a folder, else None. Within initialize_config_dir. What it
+    raises, and Hydra's errors, come as they are. Another sweeper than Hydra's own makes its jobs as it goes: they are left to it.
     """
-    master = compose(app, overrides, RunMode.MULTIRUN)
+    master = compose(app, [*overrides, f"hydra.job.name={app}"], RunMode.MULTIRUN)
     loader = GlobalHydra.instance().hydra.config_loader
     sweeper = master.hydra.sweeper
     if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
@@ -70,21 +85,31 @@ def check_jobs(app: str, overrides: list[str], check: Callable[[DictConfig], obj
     axes = {one.get_key_element(): _values(one) for one in parsed}  # a later one of the same key stands, as in Hydra
     plain = {one.get_key_element(): one for one in parsed if _is_plain(one) and len(axes[one.get_key_element()]) > 1}
     composed = cache(lambda *fixed: compose(app, list(fixed)))
-    for job in _jobs(list(axes.values())):
+    folders = JobFolders(app, loader, master)
+    for number, job in _jobs(list(axes.values())):
         # Composing takes ten times the check: the values of keys are set in a configuration that is composed once.
         first = [axes[key][0] if key in plain else value for key, value in zip(axes, job)]
         cfg = copy.deepcopy(composed(*first))
         for key, value in zip(axes, job):
             if key in plain:
                 _set(cfg, value)
-        check(cfg)
+        work = check(cfg)
+        folders.add(number, list(job), cfg, number if work is None else work)
 
 
-def _jobs(axes: list[list[str]]):
-    if math.prod(map(len, axes)) <= MOST:
-        return itertools.product(*axes)
-    longest = min(MOST, max(map(len, axes)))
-    return (tuple(axis[i % len(axis)] for axis in axes) for i in range(longest))
+def _jobs(axes: list[list[str]]) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Jobs with their numbers: all, or a few with each value in one, and such as differ from the first in one value."""
+    sizes = list(map(len, axes))
+    if math.prod(sizes) <= MOST:
+        yield from enumerate(itertools.product(*axes))
+        return
+    some = [tuple(i % size for size in sizes) for i in range(min(MOST, max(sizes)))]
+    some += [tuple(int(i == k) for i in range(len(sizes))) for k, size in enumerate(sizes) if size > 1]
+    for places in dict.fromkeys(some):
+        number = 0
+        for place, size in zip(places, sizes):
+            number = number * size + place
+        yield number, tuple(axis[place] for axis, place in zip(axes, places))
 
 
 def _values(override: Override) -> list[str]:

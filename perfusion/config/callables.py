@@ -13,12 +13,6 @@ from perfusion.errors import UserError, first_sentence
 
 STRICT = ConfigDict(strict=True)
 FINITE = Annotated[float, Field(allow_inf_nan=False, description="a number")]
-LOGGERS = {  # what conf/logger gives to whom, which groups.Logger holds the types of: nothing is imported for it
-    "pytorch_lightning.loggers.CSVLogger": {"_target_", "save_dir", "name", "version"},
-    "pytorch_lightning.loggers.WandbLogger": {
-        "_target_", "save_dir", "name", "version", "offline", "project", "entity", "group",
-    },
-}  # fmt: skip
 WRITTEN = (bool, int, str, type(None), list, dict, pathlib.Path, FINITE, Any)
 
 
@@ -45,15 +39,18 @@ def check_arguments(group: str, given: dict[str, Any], call, ours: Collection[st
             raise UserError(f"{key}={shown(value)} does not work; {words(kind)} is allowed.") from None
 
 
-def check_logger(group: str, given) -> None:
-    """Raises UserError, one sentence, where the keys `given` are not those of a logger of Lightning."""
+def check_logger(group: str, given, ready: dict[str, Collection[str]]) -> None:
+    """Raises UserError, one sentence, where the keys `given` are not those of a logger of Lightning.
+
+    ready: {class: keys of it whose values are checked already}; nothing is imported for those alone.
+    """
     target = given.get("_target_") if isinstance(given, dict) else None
     if not isinstance(target, str):
         raise UserError(
             f"{group}={shown(given)} does not work; keys of one logger are allowed, of which _target_ names its class, "
-            f"as in {next(iter(LOGGERS))}; logger=csv, wandb or none is a choice that is ready."
+            f"as in {next(iter(ready))}; logger=csv, wandb or none is a choice that is ready."
         )
-    if LOGGERS.get(target, set()) >= given.keys():
+    if {"_target_", *ready.get(target, ())} >= given.keys():
         return
     import hydra.utils
     from pytorch_lightning.loggers import Logger
@@ -66,7 +63,7 @@ def check_logger(group: str, given) -> None:
     if wrong:
         raise UserError(
             f"{group}._target_={shown(target)} does not work ({wrong[:200]}); a class of pytorch_lightning.loggers is "
-            f"allowed, such as {next(iter(LOGGERS))}."
+            f"allowed, such as {next(iter(ready))}."
         )
     own = {k: v for k, v in given.items() if k != "_target_" and (k, v) != ("save_dir", None)}  # null: the run's folder
     check_arguments(group, own, kind)

@@ -173,18 +173,27 @@ class Evaluation(Group):
     drift: Flag
 
 
-class Logger(BaseModel):
-    """One logger, or several by name; other loggers of Lightning have keys of their own."""
-
+class CSVLogger(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     save_dir: Path | None = None
     name: Text | None = None
     version: Text | None = None
+
+
+class WandbLogger(CSVLogger):
     offline: Flag = True
     project: Text | None = None
     entity: Text | None = None
     group: Text | None = None
+
+
+READY = {f"pytorch_lightning.loggers.{kind.__name__}": kind.model_fields for kind in (CSVLogger, WandbLogger)}
+
+
+class Logger(WandbLogger):
+    """One logger, or several by name; other loggers of Lightning have keys of their own."""
+
     flush_logs_every_n_steps: whole(1) = 100  # of CSVLogger, which divides by it
     csv: "Logger | None" = None
     wandb: "Logger | None" = None
@@ -199,7 +208,7 @@ def _of_their_classes(loggers: Logger) -> Logger:
     for group, one in (
         {"logger": given} if "_target_" in given else {f"logger.{n}": v for n, v in given.items()}
     ).items():
-        check_logger(group, one)
+        check_logger(group, one, READY)
     return loggers
 
 

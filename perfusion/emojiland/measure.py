@@ -11,7 +11,7 @@ from diffusers import DDPMScheduler
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from perfusion.atomic import write_json
+from perfusion.atomic import check_place, whole, write_json
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import Reader, read
@@ -168,8 +168,10 @@ def judged(cfg: DictConfig, pipe, reader: Reader) -> dict:
 
 def measure(cfg: DictConfig) -> dict:
     """Everything, into cfg.results; a contact sheet of drawn pictures beside real scenes of the same facts, into cfg.sheet."""
-    pipe = load_pipeline(cfg.model)
+    check_place("results", cfg.results, "a table of results")
+    check_place("sheet", cfg.sheet, "a picture")
     reader = Reader.load(Path(cfg.reader))
+    pipe = load_pipeline(cfg.model)
     asked = prompts_of(cfg.seed, cfg.prompts)
     started, drawn = time.perf_counter(), []
     for start in range(0, len(asked), 50):
@@ -211,8 +213,8 @@ def sheet(asked: list[tuple[Facts, str]], drawn: list[Image.Image], seed: int, p
         x, y = i % columns * (2 * side + 10), i // columns * (side + 6)
         picture.paste(draw_scene(facts, np.random.default_rng([seed, i]))[0], (x, y))
         picture.paste(image, (x + side + 2, y))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
+    with whole(path) as part:
+        picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(part, "PNG")
 
 
 def run(cfg: DictConfig) -> None:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from perfusion.config import check, concept_of
 from perfusion.errors import UserError
-from perfusion.evaluation.fronts import REFERENCE, Bootstrap, hypervolume, interval, on_front
+from perfusion.evaluation.fronts import REFERENCE, Bootstrap, axis_of, hypervolume, interval, on_front
 from perfusion.evaluation.prompts import Prompt, read_prompts
 from perfusion.learning.data import real_pictures
 from perfusion.learning.methods import at_points, open_learned, put_on, word_of
@@ -264,7 +264,8 @@ def report(result: dict) -> str:
         area, (low, high) = result["front"]["hypervolume"], result["front"]["interval"]
         lines.append(f"hypervolume {area:.4f} [{low:.4f}, {high:.4f}]: {result['definitions']['front']}.")
     else:
-        lines.append("one operating point is no front: give evaluation.beta several values for one.")
+        axis = axis_of(result["points"][0])
+        lines.append(f"one operating point is no front: give evaluation.{axis} several values for one.")
     lines += [f"{name}: {result['definitions'][name]}." for name in names]
     if result["drift"]:
         lines.append(f"drift: {result['drift']}\ndrift: {result['definitions']['drift']}.")

@@ -13,11 +13,13 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 
 from perfusion.atomic import whole
-from perfusion.evaluation.fronts import CLIP, READER, pareto
+from perfusion.evaluation.fronts import CLIP, READER, axis_of, pareto
 from perfusion.plots import plain_text
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")  # Okabe and Ito's
 MARKERS = "osD^vPX*"
+SYMBOLS = {"beta": "β", "strength": "s"}
+SAID = {"beta": "inference bias β", "strength": "strength s"}
 CROWDED = 4  # arms: more have their intervals in the JSON alone
 AXES = {
     CLIP: ("text similarity (raw CLIP cosine)", "image similarity (raw CLIP cosine)"),
@@ -134,8 +136,8 @@ def _name_lines(axis, lines: list[tuple]) -> None:
 
 def strength_of(point: dict) -> tuple[str, float]:
     """An operating point's place along its front, as it is written and as it is ordered: the bias, or a baseline's strength."""
-    symbol, name = ("β", "beta") if "beta" in point else ("s", "strength")
-    return f"{symbol} {point[name]:g}", point[name]
+    name = axis_of(point)
+    return f"{SYMBOLS[name]} {point[name]:g}", point[name]
 
 
 def arm_name(point: dict) -> str:
@@ -158,8 +160,6 @@ def concept_figure(result: dict, shown: list[Image.Image], path: Path) -> None:
         arms,
         {k: keep(v) for k, v in pictures.items()},
         path,
-        f"{result['concept']} by inference bias β"
-        if "beta" in result["summary"][0]
-        else f"{result['concept']} by strength s",
+        f"{result['concept']} by {SAID[axis_of(result['summary'][0])]}",
         f'a point: mean over {count} pictures, filled on the Pareto front; below: "{below}"',
     )

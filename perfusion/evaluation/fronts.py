@@ -63,12 +63,18 @@ def compared(measure: str, a: np.ndarray, b: np.ndarray, reference: tuple[float,
     return np.array([matched(x, y) for x, y in zip(a, b)])
 
 
-def check_front(name: str, betas: int) -> None:
+def axis_of(point: dict) -> str:
+    """What an operating point is placed by along its front: the bias, or a baseline's strength."""
+    return "beta" if "beta" in point else "strength"
+
+
+def check_front(name: str, points: list[dict]) -> None:
     """Raises UserError where a front would be a single point."""
-    if betas < 2:
+    if len(points) < 2:
+        values = {"beta": "[0.6,0.75,0.9]", "strength": "[0.5,0.75,1.0]"}[axis_of(points[0])]
         raise UserError(
-            f"the front of {name} has {betas} point; at least 2 operating points are needed: give evaluation.beta "
-            "several values, as in evaluation.beta=[0.6,0.75,0.9], and run it again."
+            f"the front of {name} has {len(points)} point; at least 2 operating points are needed: give evaluation."
+            f"{axis_of(points[0])} several values, as in evaluation.{axis_of(points[0])}={values}, and run it again."
         )
 
 

@@ -229,7 +229,7 @@ def run(cfg: DictConfig) -> dict:
             what: mean([float(np.median(values))]) for what, values in seconds.items()
         }
     folder = Path(cfg.results)
-    check_place("results", folder / f"{cfg.name}.json")
+    check_place("results", folder / f"{cfg.name}.json", "a table of results")
     check_kept(folder / f"{cfg.name}.json", result)
     write_csv(folder / f"{cfg.name}.csv", table(jobs))
     attempt(draw_figure, result, arms, path=folder / f"{cfg.name}.png")

@@ -71,7 +71,7 @@ def failures(folder: Path, jobs: dict) -> list[dict]:
 def arm_of(name: str, jobs: list[tuple[Path, dict]]) -> Arm:
     """The jobs of one arm as arrays. Raises UserError where points differ, or a front has one point."""
     points, prompts = jobs[0][1]["points"], jobs[0][1]["prompts"]
-    check_front(name, len(points))
+    check_front(name, points)
     scores = defaultdict(list)
     for folder, result in jobs:
         if result["points"] != points:

@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from perfusion.atomic import check_place, write_text
 from perfusion.config import CONF
 from perfusion.errors import UserError
+from perfusion.evaluation.figure import SAID
+from perfusion.evaluation.fronts import axis_of
 from perfusion.evaluation.reading import read_evaluation
 from perfusion.experiments.sweep import made_by
 from perfusion.plots import plain_text
@@ -110,7 +112,8 @@ def training_sections(folder: Path, result: dict, about: str = "") -> list[str]:
     seen = "where each word is looked at (blue none, yellow most)"
     return [
         section(
-            f"Pictures{about}", picture(folder / "picture.png", "photos, the base model, the concept at three biases")
+            f"Pictures{about}",
+            picture(folder / "picture.png", "photos, the base model, the concept from most likeness to least"),
         ),
         section(f"Curves{about}", curves(folder / "metrics.csv", result["selection"])),
         section(f"Masks{about}", picture(folder / "masks.png", "what the loss sees of each picture")),
@@ -153,7 +156,12 @@ def of_evaluation(folder: Path, result: dict) -> str:
         f"{result['concept']}: evaluation",
         f"{len(result['prompts'])} prompts, {len(result['points'])} operating points, {result['seconds']} s",
         [
-            section("Pareto front", picture(folder / "front.png", "image against text similarity, by bias")),
+            section(
+                "Pareto front",
+                picture(
+                    folder / "front.png", f"image against text similarity, by {SAID[axis_of(result['points'][0])]}"
+                ),
+            ),
             section("Hypervolume", table([area | {"interval": str(area["interval"])}], ["hypervolume", "interval"]))
             if area
             else "",
@@ -238,7 +246,7 @@ def run(cfg: DictConfig) -> Path:
     else:
         text, path = of_run(Path(cfg.run)), Path(cfg.run) / "report.html"
     path = Path(cfg.output) if cfg.output else path
-    check_place("output", path)
+    check_place("output", path, "a page")
     write_text(path, text)
     print(f"written: {path}")
     return path

@@ -154,7 +154,7 @@ def _job(cfg: DictConfig, about: dict) -> dict:
         break
     else:
         check_evaluation(plain.evaluation, plain.model, plain.lock)
-        check_front(cfg.arm, len(points_of(plain.evaluation)))
+        check_front(cfg.arm, points_of(plain.evaluation))
         folder.mkdir(parents=True, exist_ok=True)
         result = run(plain, concept, folder, experiment.parent / TRAININGS)
     write_result(folder / "result.json", result | {"job": about})
@@ -226,7 +226,8 @@ class Failures(Callback):
         folder = Path(config.hydra.sweep.dir)
         failed = [p for p, written in self.errors(config).items() if self.before.get(p) != written]
         done = len(list(folder.glob("*/result.json")))
-        print(f"{done} jobs done in {folder}; next: perfusion collect experiment={config.name}")
+        where = "" if folder.parent == Path("multirun") else f" multirun={folder.parent}"
+        print(f"{done} jobs done in {folder}; next: perfusion collect experiment={config.name}{where}")
         if failed:
             print(f"{len(failed)} failed, and would be tried again by the same command:", file=sys.stderr)
             for path in failed:

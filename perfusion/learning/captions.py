@@ -77,6 +77,7 @@ class Captions:
     def __init__(self, source: str, count: int | None = None, column: str | None = None):
         self.source, self.count, self.column = str(source), count, column
         self.remote = self.source.startswith("hf:")
+        self.plain = not self.remote and Path(self.source).suffix.lower() not in LIBRARY_KINDS
         if not self.remote and not Path(self.source).is_file():
             raise UserError(
                 f"captions={source} does not exist; give a file with one caption a line, a "
@@ -84,13 +85,18 @@ class Captions:
             )
 
     def check(self) -> None:
-        """Read the first caption. Raises UserError where there is none, or no such column."""
+        """Read the first caption. Raises UserError where there is none, no such column, or what is no text."""
+        if self.plain:
+            with open(self.source, "rb") as file:
+                if b"\0" in file.read(2**16):  # which no text has; a bad letter here or there is left to be
+                    raise UserError(
+                        f"captions={self.source} is no text; give a file with one caption a line, in UTF-8."
+                    )
         if next(iter(self), None) is None:
             raise UserError(f"captions={self.source} holds no caption; give a file with at least one.")
 
     def __iter__(self) -> Iterator[str]:
-        plain = not self.remote and Path(self.source).suffix.lower() not in LIBRARY_KINDS
-        return islice(self._lines() if plain else self._rows(), self.count)
+        return islice(self._lines() if self.plain else self._rows(), self.count)
 
     def _lines(self) -> Iterator[str]:
         with open(self.source, encoding="utf-8", errors="replace") as file:

@@ -99,7 +99,7 @@ def check(cfg: DictConfig, concept: DictConfig) -> None:
             f"shots={cfg.shots} is more than the {count} pictures in {concept.images}; null learns from all."
         )
     if cfg.concept_file:
-        check_place("concept_file", cfg.concept_file)
+        check_place("concept_file", cfg.concept_file, "a concept file")
     if cfg.resume:
         resume.check(resume.read(cfg.resume), cfg, about_run(cfg, concept))
 

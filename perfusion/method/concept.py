@@ -154,9 +154,14 @@ def read_file(path: str | os.PathLike, **hub) -> ConceptFile:
             f"{path} is not a safetensors file ({error}); only safetensors concepts are read, "
             "never pickles (.pt, .bin, .ckpt)."
         ) from error
-    if metadata.get("version") != FORMAT_VERSION:
+    if "version" not in metadata:
         raise UserError(
-            f"{path} has concept format version {metadata.get('version')}, this program reads "
+            f"{path} is no concept file of Perfusion; give one that perfusion train wrote with method=perfusion (a baseline's "
+            "is read by perfusion evaluate alone, with its method=NAME)."
+        )
+    if metadata["version"] != FORMAT_VERSION:
+        raise UserError(
+            f"{path} has concept format version {metadata['version']}, this program reads "
             f"{FORMAT_VERSION}; save the concept again, or use the program that wrote it."
         )
     _same_keys(path, "metadata", metadata, {"version", "details", *TEXTS, *NUMBERS})

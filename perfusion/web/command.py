@@ -3,7 +3,6 @@
 perfusion web [--port 7860] [--host 127.0.0.1] [--auth USER:PASSWORD] [--concepts FOLDER] [overrides of perfusion train]
 """
 
-import argparse
 import socket
 from pathlib import Path
 
@@ -13,6 +12,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from perfusion.commands import terminal
+from perfusion.commands.apps import sentence_of
+from perfusion.commands.cli import Parser
+from perfusion.commands.sweeping import compose
 from perfusion.config import CONF, check
 from perfusion.errors import UserError, install
 from perfusion.learning.models import check_model
@@ -24,9 +26,9 @@ def configuration(overrides: list[str]) -> DictConfig:
     """conf/train.yaml with overrides. Raises UserError for one that does not fit."""
     try:
         with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = hydra.compose("train", overrides)
+            cfg = compose("train", overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        raise UserError(sentence_of("train", error)) from error
     return check("train", cfg)
 
 
@@ -54,9 +56,7 @@ def check_address(host: str, port: int, auth: str | None) -> tuple[str, str] | N
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="perfusion web", description="A page to teach concepts and to play with them."
-    )
+    parser = Parser(prog="perfusion web", description="A page to teach concepts and to play with them.")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--host", default="127.0.0.1", help="another lets other machines in, and needs --auth")
     parser.add_argument("--auth", metavar="USER:PASSWORD", help="asked of every visitor")
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "overrides", nargs="*", help="of perfusion train's configuration, as in model=sd15 max_steps=200"
     )
-    given = parser.parse_args(argv)
+    given = parser.parse_intermixed_args(argv)
     auth = check_address(given.host, given.port, given.auth)
     if given.concepts and not given.concepts.is_dir():
         raise UserError(f"--concepts={given.concepts} is not a folder; give one of concept files, or leave it out.")

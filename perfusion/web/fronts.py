@@ -5,9 +5,11 @@ from pathlib import Path
 from PIL import Image
 
 from perfusion.errors import UserError
+from perfusion.evaluation.figure import arm_name, strength_of
+from perfusion.evaluation.reading import read_evaluation
 from perfusion.experiments.jobs import read_jobs
 from perfusion.plots import cells
-from perfusion.results import read_result
+from perfusion.results import read_result, undamaged
 from perfusion.web.chart import Point, Series
 
 RESULTS, OUTPUTS, JOBS = Path("results/ablations"), Path("outputs"), Path("multirun")
@@ -29,14 +31,16 @@ def _is_evaluation(path: Path) -> bool:
 
 
 def fronts(name: str) -> tuple[list[Series], str]:
-    """The fronts of a source, and a sentence about them. Raises UserError for a name that is not in `sources`."""
+    """The fronts of a source, and a sentence about them. Raises UserError for a name that is not in `sources`, or a damaged file."""
     known = sources()
     if name not in known:
         raise UserError(f"{name} is not here; there are: {', '.join(known) or 'no results yet'}.")
-    result = read_result(known[name])
-    if "arms" in result:
-        return _of_experiment(known[name].stem, result)
-    points = _points(result["summary"], _pictures(known[name].parent, result))
+    path = known[name]
+    if "arms" in read_result(path):
+        with undamaged(path):
+            return _of_experiment(path.stem, read_result(path))
+    result = read_evaluation(path)
+    points = _points(result["summary"], _pictures(path.parent, result))
     return [Series(result["concept"], points)], f"{result['concept']}: {len(result['prompts'])} prompts"
 
 
@@ -53,20 +57,20 @@ def _of_experiment(name: str, result: dict) -> tuple[list[Series], str]:
 
 
 def _points(rows: list[dict], pictures: list[Image.Image]) -> list[Point]:
-    """From the lowest bias to the highest, so that the line goes along the front."""
+    """From the lowest bias, or strength, to the highest, so that the line goes along the front."""
     pictures = pictures if len(pictures) == len(rows) else [None] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: (str(rows[i]["lock"]), rows[i]["tau"] or 0, rows[i]["beta"]))
+    order = sorted(range(len(rows)), key=lambda i: _place(rows[i]))
     return [
         Point(rows[i]["text"], rows[i]["image"], _label(rows[i]), pictures[i], bool(rows[i]["pareto"])) for i in order
     ]
 
 
+def _place(row: dict) -> tuple[str, float, float]:
+    return str(row.get("lock")), row.get("tau") or 0, strength_of(row)[1]
+
+
 def _label(row: dict) -> str:
-    said = [
-        f"β {row['beta']:g}",
-        *([f"τ {row['tau']:g}"] if row["tau"] else []),
-        *([row["lock"]] if row["lock"] else []),
-    ]
+    said = [strength_of(row)[0], *([arm_name(row)] if arm_name(row) else [])]
     return f"{', '.join(said)}: text {row['text']:.3f}, image {row['image']:.3f}"
 
 

@@ -63,8 +63,17 @@ class Child:
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)
 
-    def wait(self) -> int:
-        """Its exit code; -9 of one that was killed."""
+    def wait(self, limit: float | None = None) -> int:
+        """Its exit code; -9 of one that was killed, as it is after `limit` seconds."""
+        while (
+            limit is not None
+            and limit > 0
+            and os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        ):
+            time.sleep(0.1)
+            limit -= 0.1
+            if limit <= 0:
+                os.killpg(self.pid, signal.SIGKILL)
         _, status, used = os.wait4(self.pid, 0)
         self.seconds = used.ru_utime + used.ru_stime
         return os.waitstatus_to_exitcode(status)

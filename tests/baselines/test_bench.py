@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers_emojiland import QUICK, ROOT, SCORE
 
+from perfusion.evaluation.fronts import hypervolume
 from perfusion.results import read_result
 
 METHODS = ("perfusion", "textual_inversion", "dreambooth_lora", "dreambooth_lora_prior", "custom_diffusion")
@@ -67,7 +68,10 @@ def test_one_bench_for_every_method(perfusion_here, prompts, monkeypatch, capsys
 
 
 @pytest.mark.parametrize("method", METHODS[1:3] + METHODS[4:])
-def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, capsys):
+def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "perfusion.evaluation.evaluate.REFERENCE", (-1, -1)
+    )  # below every cosine: two steps learn little
     fewer = ["method.prior_pictures=2"] if method == "custom_diffusion" else []
     perfusion_here(
         "train",
@@ -79,10 +83,26 @@ def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, capsys)
         "concept_file=mine.safetensors",
     )
     assert Path("run/picture.png").stat().st_size > 5000 and Path("run/attention.png").stat().st_size > 5000
+    said = capsys.readouterr().out  # whose next step is one that a baseline's file takes
+    assert f"evaluate model.steps=2 method={method} concept=teddy concept_file=mine.safetensors" in said.replace(
+        " \n", ""
+    )
+    for words in (
+        ("info", "mine.safetensors"),
+        ("generate", "concepts={teddy*: mine.safetensors}", "prompts=['a teddy*']"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            perfusion_here(*words)
+        assert stop.value.code == 2 and "perfusion evaluate alone, with its method=NAME" in capsys.readouterr().err
     score = ("model.steps=2", "evaluation.seeds=1", "evaluation.drift=true", prompts, "hydra.run.dir=scores")
     perfusion_here("evaluate", f"method={method}", "concept=teddy", "concept_file=mine.safetensors", *score)
     result = read_result("scores/result.json")
-    assert result["points"][0].keys() == {"strength"} and result["front"]["hypervolume"] >= 0
+    assert result["points"][0].keys() == {"strength"}
+    texts = [row["text"] for row in result["summary"]]
+    assert len(set(texts)) == len(texts)  # each strength draws something else
+    area = hypervolume(np.array([[row["text"], row["image"]] for row in result["summary"]]), (-1, -1))
+    low, high = result["front"]["interval"]
+    assert result["front"]["hypervolume"] == pytest.approx(area, abs=1e-5) and 0 < low <= area <= high + 1e-5 < 4
     drift = result["drift"]["without_word"]
     assert drift.keys() == {"loaded"} and (drift["loaded"]["mse"] == 0) == (method == "textual_inversion")
     assert "strength" in capsys.readouterr().out and Path("scores/front.png").exists()

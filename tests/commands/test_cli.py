@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from helpers_emojiland import command, elsewhere
 
+from perfusion.commands.cli import main
+
 
 @pytest.fixture
 def concept_file(pipe, make_concept, tmp_path) -> Path:
@@ -25,6 +27,33 @@ def test_a_reader_that_leaves_early_ends_it_quietly(concept_file, assets, words,
     run.stdout.close()
     said = run.stderr.read().decode()
     assert (run.wait(timeout=120), said) == (141, "")
+
+
+@pytest.mark.parametrize("words, said", [
+    (("train", "seed=1", "--cfg", "job", "max_steps=3"), None),  # flags among the values
+    (("train", "max_steps=3", "-c", "job", "seed=1"), None),
+    (("train", "seed=1", "--cfg", "some"), "argument --cfg/-c: invalid choice: 'some'"),
+    (("train", "seed=1", "--nothing"), "unrecognized arguments: --nothing; perfusion train --help lists keys"),
+    (("train", "--resolve"), "--resolve does not work (ValueError: The --resolve flag can only be used in conjunction"),
+    (("generate", "--config-name=train"), "--config-name=train does not go with perfusion generate; leave it out"),
+    (("train", "-m", "--cfg", "job"), "--cfg=job does not work (ValueError: Only one of"),
+    (("collect", "experiment=nope"), "experiment=nope is unknown; allowed are: baselines, covariance_tokens"),
+    (("info",), "the following arguments are required: file; give it as in perfusion info [-h] file."),
+    (("web", "nothing=5"), "nothing is no key of perfusion train; allowed are: model"),
+    (("web", "seed=1", "--port", "x"), "argument --port: invalid int value: 'x'; give it as in perfusion web"),
+])  # fmt: skip
+def test_words_of_any_order_are_taken_or_refused_in_a_sentence(words, said, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["perfusion"])
+    code = 0
+    try:
+        main(list(words))
+    except SystemExit as stop:
+        code = stop.code
+    shown = capsys.readouterr()
+    if said is None:
+        assert code == 0 and "\nseed: 1\n" in shown.out and "\nmax_steps: 3\n" in shown.out
+    else:
+        assert code == 2 and shown.err.startswith(f"perfusion: {said}") and shown.err.count("\n") == 1, shown.err
 
 
 def test_an_answer_that_finds_no_room_is_told(concept_file, assets):

@@ -289,5 +289,5 @@ def test_evaluate_command(perfusion_here, emojiland, teddy, tmp_path, capsys):
         ),
     ]:
         with pytest.raises(SystemExit) as stop:
-            perfusion_here(*overrides, "hydra.run.dir=out")
+            perfusion_here(*overrides, "hydra.run.dir=none")
         assert stop.value.code == 2 and sentence in capsys.readouterr().err, sentence

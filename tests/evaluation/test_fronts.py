@@ -36,8 +36,10 @@ def test_pareto_and_shapes():
     points = np.array([[0.1, 0.9], [0.5, 0.5], [0.4, 0.4], [0.9, 0.1], [0.5, 0.5]])
     assert pareto(points).tolist() == [True, True, False, True, True]
     assert hypervolume(np.stack([points, points + 0.1]), (0, 0)).shape == (2,)
-    with pytest.raises(UserError, match="has 1 point"):
-        check_front("locked", 1)
+    for point, key in [({"beta": 0.6, "tau": None}, "beta"), ({"strength": 1.0}, "strength")]:
+        with pytest.raises(UserError, match=f"has 1 point; .* several values, as in evaluation.{key}=.0"):
+            check_front("locked", [point])
+        check_front("locked", [point, point])
 
 
 def test_matched_is_a_shift():

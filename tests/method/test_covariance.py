@@ -162,6 +162,9 @@ def test_a_file_is_read_as_a_stream(pipe, tmp_path):
         list(Captions(str(tmp_path / "d.csv")))
     with pytest.raises(UserError, match="captions=/nowhere does not exist"):
         Captions("/nowhere")
+    (tmp_path / "c.bin").write_bytes(b"a cat\n\0\1")
+    with pytest.raises(UserError, match=r"captions=.*c.bin is no text; give a file with one caption a line"):
+        Captions(str(tmp_path / "c.bin")).check()
     with pytest.raises(UserError, match=r"captions=hf:/nowhere cannot be read"):
         list(Captions("hf:/nowhere"))
 

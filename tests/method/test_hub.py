@@ -210,7 +210,7 @@ def test_commands(saved, tmp_path, capsys):
     assert perfusion("export", saved, "--textual-inversion", tmp_path / "ti.safetensors") == 0
     assert (tmp_path / "ti.safetensors").stat().st_size < 1000
     assert perfusion("info", tmp_path / "ti.safetensors") == 2
-    assert "concept format version None" in capsys.readouterr().err
+    assert "is no concept file of Perfusion" in capsys.readouterr().err
     assert perfusion("export", saved) == 2 and "--textual-inversion" in capsys.readouterr().err
     assert perfusion("export", saved, "--diffusers-lora", tmp_path / "lora.safetensors") == 2
     assert "a sigmoid of its energy" in capsys.readouterr().err and not (tmp_path / "lora.safetensors").exists()

@@ -38,6 +38,23 @@ def test_a_run_s_points_have_their_pictures(perfusion_here, tmp_path):
     assert chart([series], "text", "image").count("data:image/png;base64,") == 2
 
 
+def test_a_baseline_s_points_go_by_their_strength(perfusion_here):
+    how = ("method=textual_inversion", *(q for q in QUICK if q.startswith("model.")))
+    perfusion_here(
+        "train", "method=textual_inversion", *QUICK, "picture=false", "attention=false", "concept_file=t.bin"
+    )
+    few = ("evaluation.seeds=1", "evaluation.drift=false", "evaluation.strength=[1.0,0.25,0.5]")
+    perfusion_here("evaluate", *how, *few, "concept_file=t.bin", "hydra.run.dir=outputs/scores")
+    (series,), said = fronts("run scores")
+    assert [p.label.split(":")[0] for p in series.points] == ["s 0.25", "s 0.5", "s 1"] and said.startswith("teddy*: ")
+    by_strength = {
+        f"s {row['strength']:g}": row["text"] for row in read_result("outputs/scores/result.json")["summary"]
+    }
+    assert [p.x for p in series.points] == [by_strength[p.label.split(":")[0]] for p in series.points]
+    perfusion_here("report", "run=outputs/scores")
+    assert "by strength s" in Path("outputs/scores/report.html").read_text()
+
+
 def test_a_chart_escapes_what_it_is_told():
     svg = chart([Series("<script>", [Point(0, 0, '"><b>'), Point(1, 1, "x")])], "<x>", "&")
     xml.fromstring(svg)
