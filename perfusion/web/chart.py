@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind eyes, too
+COLORS = (  # told apart by colour-blind eyes, too, and on white as on black
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#A6761D",
+)  # fmt: skip
 W, H, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 52, 12, 26, 40
 CARD = 170  # of a point's picture
 LINE = 18  # of the names below, and of what is said of a point

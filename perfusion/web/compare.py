@@ -43,4 +43,4 @@ class Compare:
             if all(p.filled for s in series for p in s.points)
             else " Hollow: another point of its arm is better in both."
         )
-        return chart(series, "text similarity", "image similarity"), f"{said}.{filled}"
+        return chart(series, "text similarity", "image similarity"), said + filled
