@@ -17,7 +17,7 @@ class Compare:
             "Likeness against prompt fidelity, better to the upper right. Point at a dot, or go from dot to dot with Tab."
         )
         with gr.Row():
-            self.source = gr.Dropdown([], label="Run or experiment", elem_id="source")
+            self.source = gr.Dropdown([], label="Run or experiment", elem_id="source", min_width=300)
             self.again = gr.Button("Look again", min_width=140, scale=0)
         self.said = gr.Markdown(elem_classes="hint")
         self.front = gr.HTML(elem_id="front")

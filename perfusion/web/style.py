@@ -13,6 +13,7 @@ CSS = """
 .pixels .grid-wrap { min-height: 0 !important; height: auto !important; }
 .pixels .grid-container { padding-top: 0 !important; }
 #strip .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; }
+#masks .grid-container, #drawn .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
 #strip .caption-label { right: 0; }
 #drawn .caption-label { right: 0; max-width: 100%; }
 #drawn button:hover .caption-label, #drawn button:focus .caption-label { white-space: normal; }
@@ -34,7 +35,11 @@ CSS = """
   #pair, #status { order: -1; }
   #pair { position: sticky; top: 0; z-index: var(--layer-5); flex-wrap: nowrap; background: var(--body-background-fill); }
   #pair > * { min-width: 0 !important; }
-  .chart { font-size: 16px; }
+  #masks .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
+  #drawn .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+  #canvas { height: 420px !important; }
+  .chart { font-size: 20px; overflow: visible; }
+  .chart .shot { transform: scale(1.6); transform-box: fill-box; }
   .chart .shot text { font-size: 14px; }
 }
 """
