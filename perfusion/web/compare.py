@@ -5,6 +5,7 @@ import gradio as gr
 from perfusion.web.chart import chart
 from perfusion.web.fronts import OUTPUTS, RESULTS, fronts, sources
 from perfusion.web.kindly import kindly
+from perfusion.web.words import plain
 
 NOTHING = f"There is nothing to compare in {RESULTS} and {OUTPUTS} yet: `perfusion evaluate` makes a run, `perfusion collect` an experiment."
 
@@ -43,4 +44,4 @@ class Compare:
             if all(p.filled for s in series for p in s.points)
             else " Hollow: another point of its arm is better in both."
         )
-        return chart(series, "text similarity", "image similarity"), said + filled
+        return chart(series, "text similarity", "image similarity"), plain(said + filled)

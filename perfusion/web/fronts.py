@@ -7,10 +7,10 @@ from PIL import Image
 
 from perfusion.errors import UserError
 from perfusion.evaluation.figure import arm_name, strength_of
+from perfusion.evaluation.reading import read_evaluation
 from perfusion.experiments.sheets import SHOWN, behind, kept_pictures
-from perfusion.results import read_result
+from perfusion.results import read_result, undamaged
 from perfusion.web.chart import Point, Series
-from perfusion.web.words import plain
 
 RESULTS, OUTPUTS = Path("results/ablations"), Path("outputs")
 
@@ -30,25 +30,31 @@ def _is_evaluation(path: Path) -> bool:
 
 
 def fronts(name: str) -> tuple[list[Series], str]:
-    """The fronts of a source, and a sentence about them. Raises UserError for a name that is not in `sources`."""
+    """The fronts of a source, and sentences about them. Raises UserError for a name that is not in `sources`, or a damaged file."""
     known = sources()
     if name not in known:
         raise UserError(f"{name} is not here; there are: {', '.join(known) or 'no results yet'}.")
-    result = read_result(known[name])
+    path = known[name]
+    result = read_result(path)
     if "arms" in result:
-        sheet = known[name].with_suffix(".jpg")
-        shown, about = _shown(lambda: kept_pictures(sheet, result), result.get("pictures") or {})
-        series = [Series(arm, _points(of["points"], shown.get(arm))) for arm, of in result["arms"].items()]
-        return series, f"{name}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds. {about}"
+        with undamaged(path):
+            return _of_experiment(name, path, result)
+    result = read_evaluation(path)
     concept, prompts, rows = result["concept"], result["prompts"], result["summary"]
-    shown, about = _shown(lambda: behind(known[name].parent, result), {"concept": concept, "prompts": prompts[:SHOWN]})
+    shown, about = _shown(lambda: behind(path.parent, result), {"concept": concept, "prompts": prompts[:SHOWN]})
     arms: dict[str, list[int]] = {}
     for i, row in enumerate(rows):
         arms.setdefault(arm_name(row) or concept, []).append(i)
     series = [
         Series(a, _points([rows[i] for i in of], [shown[i] for i in of] if shown else None)) for a, of in arms.items()
     ]
-    return series, f"{plain(concept)}: {len(prompts)} prompts. {about}"
+    return series, f"{concept}: {len(prompts)} prompts. {about}"
+
+
+def _of_experiment(name: str, path: Path, result: dict) -> tuple[list[Series], str]:
+    shown, about = _shown(lambda: kept_pictures(path.with_suffix(".jpg"), result), result.get("pictures") or {})
+    series = [Series(arm, _points(of["points"], shown.get(arm))) for arm, of in result["arms"].items()]
+    return series, f"{name}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds. {about}"
 
 
 def _shown(read: Callable, about: dict):
@@ -56,12 +62,12 @@ def _shown(read: Callable, about: dict):
     try:
         shown = read()
     except UserError as error:
-        return {}, f"No pictures: {plain(str(error))}"
+        return {}, f"No pictures: {error}"
     if not shown:
         return {}, "Its pictures are not here."
     of = about["concept"] + (f", seed {about['seed']}" if "seed" in about else "")
     said = ", ".join(f'"{prompt.replace("{}", about["concept"])}"' for prompt in about["prompts"])
-    return shown, f"Behind each dot, row by row: {plain(f'{said} ({of})')}."
+    return shown, f"Behind each dot, row by row: {said} ({of})."
 
 
 def _points(rows: list[dict], pictures: list[Image.Image] | None) -> list[Point]:

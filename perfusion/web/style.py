@@ -27,6 +27,8 @@ CSS = """
 .chart .point { cursor: pointer; outline: none; }
 .chart .card { fill: var(--block-background-fill); stroke: currentColor; }
 .chart image { image-rendering: pixelated; }
+/* A mistake is the sentence at the foot: no badge lies over what is to be mended. */
+[data-testid="status-tracker"]:has(> .error) { display: none !important; }
 .toast-wrap { top: auto !important; bottom: var(--size-3); max-height: 40vh; overflow-y: auto; }
 @media (max-width: 700px) {
   /* The pictures come first and stay in sight while a slider is moved. */
@@ -37,6 +39,7 @@ CSS = """
   #pair > * { min-width: 0 !important; }
   #masks .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
   #drawn .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+  #strip .caption-label { left: 0; max-width: none; padding: 2px 0; font-size: 11px; text-align: center; }
   #canvas { height: 420px !important; }
   .chart { font-size: 20px; overflow: visible; }
   .chart .shot { transform: scale(1.6); transform-box: fill-box; }

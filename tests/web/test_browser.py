@@ -131,6 +131,10 @@ def test_a_mistake_is_one_kind_sentence_and_the_page_goes_on(site, tmp_path):
         toast.wait_for()
         assert "Traceback" not in page.content() and "nearest single-token words" in toast.inner_text()
         assert not page.get_by_text("no super-category is given").count()  # of the try before
+        badges = page.locator("[data-testid=status-tracker] .error")
+        assert badges.count() and not [
+            b for b in badges.all() if b.is_visible()
+        ]  # nothing lies over what is to be mended
         page.locator("#kind textarea").fill("ted")
         assert toast.count()  # still to be read while it is mended
         page.keyboard.press("Escape")
