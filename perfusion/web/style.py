@@ -27,6 +27,8 @@ CSS = """
 .chart .point { cursor: pointer; outline: none; }
 .chart .card { fill: var(--block-background-fill); stroke: currentColor; }
 .chart image { image-rendering: pixelated; }
+/* Gradio shows no focus on these. */
+input:is([type=range], [type=radio], [type=checkbox]):focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 3px; }
 /* A mistake is the sentence at the foot: no badge lies over what is to be mended. */
 [data-testid="status-tracker"]:has(> .error) { display: none !important; }
 .toast-wrap { top: auto !important; bottom: var(--size-3); max-height: 40vh; overflow-y: auto; }
