@@ -69,13 +69,19 @@ def grid(rows: list[tuple[str, list[tuple[str, Image.Image]]]], path: Path, cell
     plt.close(figure)
 
 
-def contact_sheet(rows: list[list[Image.Image]], path: Path) -> None:
-    """Pictures side by side, a prompt a row and an operating point a column, at their own size."""
+def tiled(rows: list[list[Image.Image]]) -> Image.Image:
+    """Pictures of one size side by side, at their own size; white where a row is shorter than others."""
     width, height = rows[0][0].size
-    sheet = Image.new("RGB", (width * len(rows[0]), height * len(rows)))
+    sheet = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)), "white")
     for y, row in enumerate(rows):
         for x, picture in enumerate(row):
             sheet.paste(picture, (x * width, y * height))
+    return sheet
+
+
+def contact_sheet(rows: list[list[Image.Image]], path: Path) -> None:
+    """`tiled` pictures as PNG, a prompt a row and an operating point a column."""
+    sheet = tiled(rows)
     with whole(path) as part:
         sheet.save(part, "PNG", optimize=True)
 

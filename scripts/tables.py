@@ -4,50 +4,19 @@ python scripts/tables.py             # rewrites what stands between <!-- table: 
 python scripts/tables.py --check     # writes nothing; exit code 1 where a table is stale
 """
 
-import json
 import math
 import re
 import sys
 from pathlib import Path
 
 from safetensors import safe_open
+from tables_cells import RESULTS, ROOT, load, seconds, table
+from tables_paper import attention, claims, committed, equal_bias, locks, main_claims
 
 from perfusion.emojiland.vocabulary import ARTISTS, CLASSES, COLORS, FINAL, HELD_OUT, PLACES
-from perfusion.results import read_result
 
-ROOT = Path(__file__).parents[1]
-RESULTS, ASSETS = ROOT / "results", ROOT / "perfusion/assets/emojiland"
+ASSETS = ROOT / "perfusion/assets/emojiland"
 MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-EXPERIMENTS = (  # in the paper's order; others follow by name
-    "one_shot", "key_locking", "zero_shot_mask", "sigmoid_bias", "sigmoid_temperature", "lock_type",
-)  # fmt: skip
-MAIN = ("key_locking", "one_shot", "zero_shot_mask")  # of the README
-VERDICTS = {True: "holds", False: "does not hold", "undecided": "undecided"}
-
-
-def load(name: str) -> dict:
-    return json.loads((RESULTS / f"{name}.json").read_text())
-
-
-def table(heading: str, rows: list[tuple]) -> str:
-    columns = heading.split(" | ")
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-
-
-def signed(value: float | None) -> str:
-    if value is None:
-        return "not defined"
-    return "0.000" if round(value, 3) == 0 else f"{value:+.3f}"
-
-
-def difference(value: float | None, bounds: list, bold: bool = False) -> str:
-    text = f"{signed(value)} [{signed(bounds[0])}, {signed(bounds[1])}]"
-    return f"**{text}**" if bold else text
-
-
-def seconds(value: float) -> str:
-    return f"{value:.0f} s" if value < 600 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
 # -- the tables ----------------------------------------------------------------------------------------------------------
@@ -97,100 +66,6 @@ def _costs(shape: str) -> list[tuple]:
             ("its peak memory; 1.00 = Textual Inversion's", f"{train['memory_vs_textual_inversion']:.2f}", "the same"),
         ]  # fmt: skip
     return rows
-
-
-def _claims(names: tuple[str, ...]) -> list[tuple]:
-    rows = []
-    for name in names:
-        for claim in read_result(RESULTS / f"ablations/{name}.json")["paired"]:
-            measures = {claim["measure"]: claim, **claim["also"]}
-            area, text = (
-                difference(measures[m]["difference"], measures[m]["interval"], m == claim["measure"])
-                for m in ("hypervolume", "matched_text")
-            )
-            arms = f"{claim['better']} over {claim['worse']}".replace("trained_k", "trained keys").replace("_", " ")
-            rows.append((claim["claim"], arms, area, text, VERDICTS[claim["holds"]]))
-    return rows
-
-
-def claims() -> str:
-    """Every experiment's claims."""
-    known = {p.stem for p in (RESULTS / "ablations").glob("*.json") if not p.stem.endswith("quick")}
-    names = (*(n for n in EXPERIMENTS if n in known), *sorted(known - {*EXPERIMENTS}))
-    return table("claim | compared | hypervolume | text at equal image similarity | verdict", _claims(names))
-
-
-def main_claims() -> str:
-    """Three of them, by the measure that was fixed beforehand."""
-    rows = []
-    for claim, arms, area, text, verdict in _claims(MAIN):
-        fixed = area if "**" in area else text
-        rows.append((claim, arms, fixed.strip("*"), verdict))
-    looked = read_result(RESULTS / "figures/attention/result.json")["compared"]
-    rows.append(("paper, Figs. 2 and 11: locked, the concept's word looks at its object", "locked over trained keys",
-                 difference(looked["difference"], looked["interval"]), VERDICTS[looked["holds"]]))  # fmt: skip
-    return table("claim | compared | difference, 95 % interval | verdict", rows)
-
-
-def committed() -> str:
-    """What the ablations were run over, and how long that took."""
-    rows = []
-    for path in sorted((RESULTS / "ablations").glob("*.json")):
-        result = read_result(path)
-        jobs = len(result["arms"]) * result["units"]
-        rows.append(
-            (
-                f"`{path.stem}`",
-                len(result["concepts"]),
-                len(result["seeds"]),
-                len(result["prompts"]),
-                jobs,
-                seconds(result["seconds"]),
-            )
-        )
-    return table("experiment | concepts | training seeds | prompts | jobs | all of them", rows)
-
-
-def equal_bias() -> str:
-    """Locked less trained keys at each bias."""
-    claim = read_result(RESULTS / "ablations/key_locking.json")["paired"][0]
-    columns = {"text": "text", "image": "image", "read_place": "place read right", "facts": "facts read right"}
-    rows = [
-        (row["beta"], *(difference(row[c][0], row[c][1:]) if c in row else "" for c in columns))
-        for row in claim["at_equal_beta"]
-    ]
-    return table(f"bias | {' | '.join(columns.values())}", rows)
-
-
-def attention() -> str:
-    looked = read_result(RESULTS / "figures/attention/result.json")["compared"]
-    rows = [
-        (label, f"{looked[lock]['share']:.0%}", f"{looked[lock]['area']:.0%}", f"{looked[lock]['ratio']:.2f}")
-        for lock, label in (("local", "locked"), ("trained", "trained"))
-    ]
-    rows.append(("locked less trained", "", "", difference(looked["difference"], looked["interval"])))
-    return table(
-        "keys | of the word's attention inside the object | the object's share of the picture | ratio, picture by picture",
-        rows,
-    )
-
-
-def locks() -> str:
-    compared = read_result(RESULTS / "figures/locks/result.json")["compared"]
-    rows = [
-        (
-            lock.replace("trained_k", "trained"),
-            f"{compared[lock]['variability']:.3f}",
-            f"{compared[lock]['image']:.3f}",
-            "",
-        )
-        for lock in ("global", "local", "trained_k")
-    ]
-    for claim in ("global > local", "local > trained_k"):
-        cells = (difference(compared[claim][m][0], compared[claim][m][1:]) for m in ("variability", "image"))
-        name = claim.replace(" > ", " less ").replace("trained_k", "trained")
-        rows.append((name, *cells, VERDICTS[compared[claim]["holds"]]))
-    return table("lock | 1 - cosine between two noises | image similarity | more varied?", rows)
 
 
 def world() -> str:

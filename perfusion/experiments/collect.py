@@ -1,6 +1,7 @@
 """perfusion collect: an experiment's jobs joined into one table, its fronts with intervals, and which claims hold.
 
-Writes results/ablations/NAME.json, NAME.csv (a row an arm x concept x seed x operating point), NAME.png and NAME.pdf.
+Writes results/ablations/NAME.json, NAME.csv (a row an arm x concept x seed x operating point), NAME.png and NAME.pdf, and
+NAME.jpg: pictures at every point, which the page of perfusion web shows (sheets.py).
 """
 
 from collections import Counter
@@ -30,6 +31,7 @@ from perfusion.evaluation.fronts import (
     sign_flip,
 )
 from perfusion.experiments.jobs import Arm, arm_of, failures, read_jobs, settings_of
+from perfusion.experiments.sheets import keep_pictures
 from perfusion.plots import attempt, cells
 from perfusion.results import mean, read_result, write_csv, write_result
 
@@ -233,9 +235,10 @@ def run(cfg: DictConfig) -> dict:
     check_kept(folder / f"{cfg.name}.json", result)
     write_csv(folder / f"{cfg.name}.csv", table(jobs))
     attempt(draw_figure, result, arms, path=folder / f"{cfg.name}.png")
+    result["pictures"] = keep_pictures(jobs, folder / f"{cfg.name}.jpg")
     write_result(folder / f"{cfg.name}.json", result)
     print(report(result))
-    print(f"written: {folder / cfg.name}.json, .csv, .png, .pdf")
+    print(f"written: {folder / cfg.name}.json, .csv, .png, .pdf{', .jpg' if result['pictures'] else ''}")
     return result
 
 

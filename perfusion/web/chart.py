@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart by colour-blind eyes, too
+COLORS = (  # told apart by colour-blind eyes, too, and on white as on black
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#A6761D",
+)  # fmt: skip
 W, H, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 52, 12, 26, 40
-CARD = 170  # of a point's picture
-LINE = 18  # of the names below, and of what is said of a point
+CARD = 184  # of a point's picture
+LINE = 22  # of the names below, and of what is said of a point
 
 
 @dataclass
@@ -52,7 +54,7 @@ def chart(series: list[Series], x: str, y: str, dots: bool = True) -> str:
     for value in _ticks(y0, y1):
         _, py = at(Point(x0, value, ""))
         parts += [line(f"M{LEFT} {py:.0f}H{W - RIGHT}"), _text(LEFT - 6, py + 4, f"{value:g}", "end")]
-    parts += [_text((W + LEFT) / 2, H - 6, x, "middle"), _text(LEFT, 12, y, "start")]
+    parts += [_text((W + LEFT) / 2, H - 3, x, "middle"), _text(LEFT, 16, y, "start")]
     above = []
     for i, s in enumerate(series):
         color = COLORS[i % len(COLORS)]
@@ -72,6 +74,8 @@ def _dot(p: Point, px: float, py: float, color: str) -> str:
     if left < px < left + width and top < py < top + height:  # the card would hide its own point
         left = px - width - 12
     label = html.escape(p.label)
+    # About which a larger card, as style.CSS has it on a phone, stays over the chart.
+    origin = f"{100 * (left - 4) / (W - width - 8):.0f}% {100 * (top - 2) / (H - height - 2):.0f}%"
     card = [f'<rect class="card" x="{left:.0f}" y="{top:.0f}" width="{width}" height="{height}" rx="3"/>']
     if p.picture:
         at = f'x="{left + 4:.0f}" y="{top + 4:.0f}" width="{CARD}" height="{CARD}"'
@@ -80,7 +84,7 @@ def _dot(p: Point, px: float, py: float, color: str) -> str:
     return (
         f'<g class="point" tabindex="0" role="img" aria-label="{label}"><circle cx="{px:.1f}" cy="{py:.1f}" r="5" '
         f'stroke="{color}" stroke-width="2" fill="{color if p.filled else "var(--block-background-fill)"}"/>'
-        f'<g class="shot">{"".join(card)}</g></g>'
+        f'<g class="shot" style="transform-origin: {origin}">{"".join(card)}</g></g>'
     )
 
 

@@ -5,6 +5,7 @@ import gradio as gr
 from perfusion.web.chart import chart
 from perfusion.web.fronts import OUTPUTS, RESULTS, fronts, sources
 from perfusion.web.kindly import kindly
+from perfusion.web.words import plain
 
 NOTHING = f"There is nothing to compare in {RESULTS} and {OUTPUTS} yet: `perfusion evaluate` makes a run, `perfusion collect` an experiment."
 
@@ -17,7 +18,7 @@ class Compare:
             "Likeness against prompt fidelity, better to the upper right. Point at a dot, or go from dot to dot with Tab."
         )
         with gr.Row():
-            self.source = gr.Dropdown([], label="Run or experiment", elem_id="source")
+            self.source = gr.Dropdown([], label="Run or experiment", elem_id="source", min_width=300)
             self.again = gr.Button("Look again", min_width=140, scale=0)
         self.said = gr.Markdown(elem_classes="hint")
         self.front = gr.HTML(elem_id="front")
@@ -43,4 +44,4 @@ class Compare:
             if all(p.filled for s in series for p in s.points)
             else " Hollow: another point of its arm is better in both."
         )
-        return chart(series, "text similarity", "image similarity"), f"{said}.{filled}"
+        return chart(series, "text similarity", "image similarity"), plain(said + filled)

@@ -1,5 +1,6 @@
 """Fronts that lie in results/ and outputs/: what there is to compare, and the pictures behind each point."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image
@@ -7,13 +8,11 @@ from PIL import Image
 from perfusion.errors import UserError
 from perfusion.evaluation.figure import arm_name, strength_of
 from perfusion.evaluation.reading import read_evaluation
-from perfusion.experiments.jobs import read_jobs
-from perfusion.plots import cells
+from perfusion.experiments.sheets import SHOWN, behind, kept_pictures
 from perfusion.results import read_result, undamaged
 from perfusion.web.chart import Point, Series
 
-RESULTS, OUTPUTS, JOBS = Path("results/ablations"), Path("outputs"), Path("multirun")
-SHEET = 4  # rows of a job's pictures.png at most: its first prompts
+RESULTS, OUTPUTS = Path("results/ablations"), Path("outputs")
 
 
 def sources() -> dict[str, Path]:
@@ -31,63 +30,52 @@ def _is_evaluation(path: Path) -> bool:
 
 
 def fronts(name: str) -> tuple[list[Series], str]:
-    """The fronts of a source, and a sentence about them. Raises UserError for a name that is not in `sources`, or a damaged file."""
+    """The fronts of a source, and sentences about them. Raises UserError for a name that is not in `sources`, or a damaged file."""
     known = sources()
     if name not in known:
         raise UserError(f"{name} is not here; there are: {', '.join(known) or 'no results yet'}.")
     path = known[name]
-    if "arms" in read_result(path):
+    result = read_result(path)
+    if "arms" in result:
         with undamaged(path):
-            return _of_experiment(path.stem, read_result(path))
+            return _of_experiment(name, path, result)
     result = read_evaluation(path)
-    points = _points(result["summary"], _pictures(path.parent, result))
-    return [Series(result["concept"], points)], f"{result['concept']}: {len(result['prompts'])} prompts"
-
-
-def _of_experiment(name: str, result: dict) -> tuple[list[Series], str]:
-    try:
-        jobs, missing = read_jobs(JOBS / name), ""
-    except UserError:
-        jobs, missing = {}, f"; its pictures lie in {JOBS / name}, which is not here"
-    series = []
-    for arm, about in result["arms"].items():
-        first = next(iter(jobs[arm].values()), None) if arm in jobs else None
-        series.append(Series(arm, _points(about["points"], _pictures(*first) if first else [])))
-    return series, f"{name}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds{missing}"
-
-
-def _points(rows: list[dict], pictures: list[Image.Image]) -> list[Point]:
-    """From the lowest bias, or strength, to the highest, so that the line goes along the front."""
-    pictures = pictures if len(pictures) == len(rows) else [None] * len(rows)
-    order = sorted(range(len(rows)), key=lambda i: _place(rows[i]))
-    return [
-        Point(rows[i]["text"], rows[i]["image"], _label(rows[i]), pictures[i], bool(rows[i]["pareto"])) for i in order
+    concept, prompts, rows = result["concept"], result["prompts"], result["summary"]
+    shown, about = _shown(lambda: behind(path.parent, result), {"concept": concept, "prompts": prompts[:SHOWN]})
+    arms: dict[str, list[int]] = {}
+    for i, row in enumerate(rows):
+        arms.setdefault(arm_name(row) or concept, []).append(i)
+    series = [
+        Series(a, _points([rows[i] for i in of], [shown[i] for i in of] if shown else None)) for a, of in arms.items()
     ]
+    return series, f"{concept}: {len(prompts)} prompts. {about}"
 
 
-def _place(row: dict) -> tuple[str, float, float]:
-    return str(row.get("lock")), row.get("tau") or 0, strength_of(row)[1]
+def _of_experiment(name: str, path: Path, result: dict) -> tuple[list[Series], str]:
+    shown, about = _shown(lambda: kept_pictures(path.with_suffix(".jpg"), result), result.get("pictures") or {})
+    series = [Series(arm, _points(of["points"], shown.get(arm))) for arm, of in result["arms"].items()]
+    return series, f"{name}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds. {about}"
+
+
+def _shown(read: Callable, about: dict):
+    """`read()`, and a sentence on what its pictures are of, or on why there are none: a front is worth showing without."""
+    try:
+        shown = read()
+    except UserError as error:
+        return {}, f"No pictures: {error}"
+    if not shown:
+        return {}, "Its pictures are not here."
+    of = about["concept"] + (f", seed {about['seed']}" if "seed" in about else "")
+    said = ", ".join(f'"{prompt.replace("{}", about["concept"])}"' for prompt in about["prompts"])
+    return shown, f"Behind each dot, row by row: {said} ({of})."
+
+
+def _points(rows: list[dict], pictures: list[Image.Image] | None) -> list[Point]:
+    """From the lowest bias, or a baseline's lowest strength, to the highest, so that the line goes along the front."""
+    both = sorted(zip(rows, pictures or [None] * len(rows)), key=lambda pair: strength_of(pair[0])[1])
+    return [Point(row["text"], row["image"], _label(row), picture, bool(row["pareto"])) for row, picture in both]
 
 
 def _label(row: dict) -> str:
-    said = [strength_of(row)[0], *([arm_name(row)] if arm_name(row) else [])]
-    return f"{', '.join(said)}: text {row['text']:.3f}, image {row['image']:.3f}"
-
-
-def _pictures(folder: Path, result: dict) -> list[Image.Image]:
-    """Of each point the first prompts' pictures, two by two; nothing where they were cleared away."""
-    path = folder / "pictures.png"
-    if not path.exists():
-        return []
-    rows, columns = min(SHEET, len(result["prompts"])), len(result["points"])
-    by_prompt = [cells(path, rows, columns, row) for row in range(rows)]
-    return [_together([pictures[i] for pictures in by_prompt]) for i in range(columns)]
-
-
-def _together(pictures: list[Image.Image]) -> Image.Image:
-    width, height = pictures[0].size
-    across = 1 if len(pictures) == 1 else 2
-    sheet = Image.new("RGB", (across * width, -(-len(pictures) // across) * height), "white")
-    for n, picture in enumerate(pictures):
-        sheet.paste(picture, (n % across * width, n // across * height))
-    return sheet
+    at = ", ".join(filter(None, (strength_of(row)[0], arm_name(row))))
+    return f"{at}: text {row['text']:.3f}, image {row['image']:.3f}"

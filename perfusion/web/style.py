@@ -13,6 +13,7 @@ CSS = """
 .pixels .grid-wrap { min-height: 0 !important; height: auto !important; }
 .pixels .grid-container { padding-top: 0 !important; }
 #strip .grid-container { grid-template-columns: repeat(5, minmax(0, 1fr)) !important; }
+#masks .grid-container, #drawn .grid-container { grid-template-columns: repeat(4, minmax(0, 1fr)) !important; }
 #strip .caption-label { right: 0; }
 #drawn .caption-label { right: 0; max-width: 100%; }
 #drawn button:hover .caption-label, #drawn button:focus .caption-label { white-space: normal; }
@@ -26,6 +27,10 @@ CSS = """
 .chart .point { cursor: pointer; outline: none; }
 .chart .card { fill: var(--block-background-fill); stroke: currentColor; }
 .chart image { image-rendering: pixelated; }
+/* Gradio shows no focus on these. */
+input:is([type=range], [type=radio], [type=checkbox]):focus-visible { outline: 2px solid var(--color-accent) !important; outline-offset: 3px; }
+/* A mistake is the sentence at the foot: no badge lies over what is to be mended. */
+[data-testid="status-tracker"]:has(> .error) { display: none !important; }
 .toast-wrap { top: auto !important; bottom: var(--size-3); max-height: 40vh; overflow-y: auto; }
 @media (max-width: 700px) {
   /* The pictures come first and stay in sight while a slider is moved. */
@@ -34,7 +39,12 @@ CSS = """
   #pair, #status { order: -1; }
   #pair { position: sticky; top: 0; z-index: var(--layer-5); flex-wrap: nowrap; background: var(--body-background-fill); }
   #pair > * { min-width: 0 !important; }
-  .chart { font-size: 16px; }
+  #masks .grid-container { grid-template-columns: repeat(3, minmax(0, 1fr)) !important; }
+  #drawn .grid-container { grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }
+  #strip .caption-label { left: 0; max-width: none; padding: 2px 0; font-size: 11px; text-align: center; }
+  #canvas { height: 420px !important; }
+  .chart { font-size: 20px; overflow: visible; }
+  .chart .shot { transform: scale(1.6); transform-box: fill-box; }
   .chart .shot text { font-size: 14px; }
 }
 """

@@ -43,7 +43,7 @@ class Teach:
     def _pictures(self) -> None:
         gr.Markdown(f"### 1. Pictures\n1 to {MOST}, of one thing in different places.")
         kinds = {"file_count": "multiple", "file_types": [".png", ".jpg", ".jpeg", ".webp"]}
-        self.uploads = gr.File(label="Drop pictures here", height=130, elem_id="uploads", **kinds)
+        self.uploads = gr.File(label="Drop pictures here", elem_id="uploads", **kinds)
         self.example = gr.Dropdown(examples(), value=None, label="or take pictures that are here", elem_id="example")
         gr.Markdown("### 2. What kind of thing is it?")
         self.kind = gr.Textbox(
@@ -61,7 +61,7 @@ class Teach:
         )  # fmt: skip
         self.at = gr.State(0)
         self.canvas = gr.ImageEditor(
-            label="Paint what counts, erase what does not", type="pil", format="png", sources=(), transforms=(), layers=False,
+            label="Paint what counts", type="pil", format="png", sources=(), transforms=(), layers=False,
             brush=gr.Brush(colors=[f"rgba{(*PAINT, VEIL / 255)}"], default_size=24, color_mode="fixed"),
             eraser=gr.Eraser(default_size=24), visible=False, elem_id="canvas", height=560, canvas_size=(CANVAS, CANVAS),
         )  # fmt: skip

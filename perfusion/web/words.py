@@ -20,9 +20,14 @@ def spans(prompt: str, words: list[str]) -> Spans:
     return cut + [(prompt[at:], None)] * (at < len(prompt))
 
 
+def plain(text: str) -> str:
+    """Text in Markdown as it is, the asterisks of concepts' words and all."""
+    return re.sub(r"([^\w\s]|_)", r"\\\1", text)
+
+
 def bold(word: str) -> str:
-    """A concept's word in Markdown, its own asterisk and all."""
-    return "**" + re.sub(r"([^\w\s]|_)", r"\\\1", word) + "**"
+    """A concept's word in Markdown."""
+    return f"**{plain(word)}**"
 
 
 def hints(prompt: str, supers: dict[str, str], known: list[str]) -> list[str]:

@@ -52,7 +52,7 @@ def content(path: Path):
             return {"metadata": _plain(file.metadata())} | {k: digest(file.get_tensor(k)) for k in file.keys()}  # noqa: SIM118
     if kind == ".ckpt":
         return tensors(read_checkpoint(path))
-    if kind == ".png":
+    if kind in (".png", ".jpg"):
         with Image.open(path) as picture:
             return digest(picture.convert("RGBA"))
     if kind == ".csv":

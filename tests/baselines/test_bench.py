@@ -11,6 +11,7 @@ from helpers_emojiland import QUICK, ROOT, SCORE
 
 from perfusion.evaluation.fronts import hypervolume
 from perfusion.results import read_result
+from perfusion.web.fronts import fronts
 
 METHODS = ("perfusion", "textual_inversion", "dreambooth_lora", "dreambooth_lora_prior", "custom_diffusion")
 
@@ -56,6 +57,13 @@ def test_one_bench_for_every_method(perfusion_here, prompts, monkeypatch, capsys
     assert trainable["textual_inversion"] == 128 and trainable["dreambooth_lora"] == trainable["dreambooth_lora_prior"]
 
     perfusion_here("collect", "experiment=baselines", "draws=50", f"arms={arms}")
+    series, said = fronts("experiment baselines")  # as the page shows it
+    assert {s.name: len(s.points) for s in series} == {
+        name: len(result["points"]) for name, (_, result) in jobs.items()
+    }
+    assert all(p.picture.size == (128, 64) for s in series for p in s.points)  # two prompts, side by side
+    assert [p.label.split(":")[0] for p in series[2].points] == ["s 0.25", "s 0.5", "s 0.75", "s 1", "s 1.25"]
+    assert series[0].points[0].label.startswith("β 0.6: text ") and "a teddy" in said
     monkeypatch.setattr(sys, "argv", ["figure_baselines.py"])
     runpy.run_path(str(ROOT / "scripts/figure_baselines.py"), run_name="__main__")
     result = read_result("results/baselines.json")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers_emojiland import QUICK, SCORE, command, elsewhere
 
+from perfusion.experiments.sheets import kept_pictures
 from perfusion.results import read_result
 
 SWEEP = ("train", "-m", "+experiment=lock_type", "concept=cat,teddy", *QUICK, *SCORE)
@@ -94,10 +95,16 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert len(Path("results/ablations/lock_type.csv").read_text().splitlines()) == 1 + 2 * (2 + 5 + 2)
     assert Path("results/ablations/lock_type.png").stat().st_size > 10_000
 
+    assert result["pictures"]["concept"] == "cat*" and result["pictures"]["arms"] == ["local", "global", "trained_k"]
+    shown = kept_pictures(Path("results/ablations/lock_type.jpg"), result)
+    assert {arm: len(of) for arm, of in shown.items()} == {"local": 2, "global": 5, "trained_k": 2}
+
     # pictures that were cleared away are no longer shown
     for path in Path("multirun/lock_type").glob("*/pictures.png"):
         path.unlink()
     assert run(perfusion_here, "collect", "experiment=lock_type", "draws=50") == 0
+    assert read_result("results/ablations/lock_type.json")["pictures"] is None
+    assert not Path("results/ablations/lock_type.jpg").exists()
 
     # a smaller sweep does not write over a larger one's result
     for job in [p for p, j in zip(paths, jobs) if j["concept"] == "cat*"]:

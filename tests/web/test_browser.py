@@ -9,6 +9,8 @@ from helpers_emojiland import QUICK, SCORE
 from helpers_web import browser_page, uploads
 from PIL import Image
 
+from perfusion.method.concept import Concept
+
 pytest.importorskip("playwright.sync_api", reason="a browser is driven by playwright")
 CHANGED = "([id, old]) => { const i = document.querySelector(id + ' img'); return i && i.complete && i.getAttribute('src') !== old }"
 FOCUSED = (
@@ -31,11 +33,11 @@ def source(page, id: str) -> str | None:
     return image.first.get_attribute("src") if image.count() else None
 
 
-def learn(page, folder, word: str, name: str, stop: bool = False) -> None:
+def learn(page, folder, word: str, name: str, stop: bool = False, count: int = 2) -> None:
     page.get_by_role("tab", name="Teach").click()
     if page.locator("#uploads [aria-label='Clear']").count():
         page.locator("#uploads [aria-label='Clear']").click()
-    page.locator("#uploads input[type=file]").set_input_files(uploads(folder))
+    page.locator("#uploads input[type=file]").set_input_files(uploads(folder, count))
     page.locator("#uploads").get_by_text("photo").first.wait_for()
     page.locator("#kind textarea").fill(word)
     page.locator("#near").get_by_text(word, exact=True).wait_for()
@@ -89,6 +91,29 @@ def test_learned_then_slid_then_both(site, tmp_path):
         assert hosts - {""} == {site[0].partition("//")[2]}
 
 
+def test_learning_fits_a_phone(site, tmp_path):
+    """Seven pictures: every control and all that comes of learning lies within the window's width, and can be pressed."""
+    parts = "#uploads, #example, #kind, #near label, #show, #masks img, #name, #max_steps, #learn, #cancel, #said, #curve svg, #scores svg, "
+    parts += "#drawn img, #file a"
+    outside = (
+        "parts => [...document.querySelectorAll(parts)].map(e => [e.closest('[id]').id, e.getBoundingClientRect()])"
+        ".filter(([, r]) => r.left < 0 || r.right > innerWidth || r.width < 20 || r.height < 12).map(([id]) => id)"
+    )
+    with browser_page(390, 844) as page:
+        opened(page, site[0])
+        learn(page, tmp_path, "teddy", "pocket*", count=7)
+        assert page.locator("#masks img").count() == 7 and page.locator("#drawn img").count() == 1
+        assert page.evaluate(outside, parts) == []
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for button in ("#show", "#masks button >> nth=6", "#learn", "#drawn img >> nth=0"):
+            page.click(button, trial=True)
+        with page.expect_download() as download:
+            page.locator("#file a[download]").first.click()
+        assert Concept.load(download.value.path()).trigger == "pocket*"
+        page.get_by_role("tab", name="Play").click()
+        assert page.locator("#concepts").get_by_label("pocket*").is_checked()
+
+
 def test_a_mistake_is_one_kind_sentence_and_the_page_goes_on(site, tmp_path):
     with browser_page() as page:
         opened(page, site[0])
@@ -106,6 +131,10 @@ def test_a_mistake_is_one_kind_sentence_and_the_page_goes_on(site, tmp_path):
         toast.wait_for()
         assert "Traceback" not in page.content() and "nearest single-token words" in toast.inner_text()
         assert not page.get_by_text("no super-category is given").count()  # of the try before
+        badges = page.locator("[data-testid=status-tracker] .error")
+        assert badges.count() and not [
+            b for b in badges.all() if b.is_visible()
+        ]  # nothing lies over what is to be mended
         page.locator("#kind textarea").fill("ted")
         assert toast.count()  # still to be read while it is mended
         page.keyboard.press("Escape")
