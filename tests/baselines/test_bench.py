@@ -107,7 +107,8 @@ def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, monkeyp
     result = read_result("scores/result.json")
     assert result["points"][0].keys() == {"strength"}
     texts = [row["text"] for row in result["summary"]]
-    assert len(set(texts)) == len(texts)  # each strength draws something else
+    # Each strength draws something else; Textual Inversion's is a step, of which two were made.
+    assert len(set(texts)) == {"textual_inversion": 2}.get(method, len(texts))
     area = hypervolume(np.array([[row["text"], row["image"]] for row in result["summary"]]), (-1, -1))
     low, high = result["front"]["interval"]
     assert result["front"]["hypervolume"] == pytest.approx(area, abs=1e-5) and 0 < low <= area <= high + 1e-5 < 4
