@@ -88,6 +88,8 @@ def test_two_processes_are_one_with_the_doubled_batch(assets, tmp_path):
     start = torch.load(tmp_path / "one/last.ckpt", weights_only=True)
     assert start["global_step"] == 3 and one.keys() == two.keys()
     for name, value in one.items():
-        # Adam's first steps are all but the gradient's sign, so rounding shows as a small share of a step.
-        assert torch.allclose(value, two[name], atol=1e-4, rtol=1e-4), (name, (value - two[name]).abs().max())
+        # Adam's first steps are all but the gradient's sign, so where a gradient is near 0 rounding shows as a share of a
+        # step: measured, seeds 0 and 1: up to 2e-4 in the o*_V, which had moved by 1.2 to 1.6; 6e-8 in the embedding, by 3e-3.
+        atol = 5e-4 if name.startswith("o_star") else 2e-6
+        assert torch.allclose(value, two[name], atol=atol, rtol=0), (name, (value - two[name]).abs().max())
     assert json.loads((tmp_path / "two/result.json").read_text())["trainable"] > 0
