@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import perfusion.experiments.figures
+import perfusion.experiments.sweep
 from perfusion.config import CONF
 from perfusion.results import read_result
 
@@ -66,7 +67,7 @@ def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, 
     check("figure_9")
     assert script(monkeypatch, "figure_9", "--quick") == 0
     check("figure_9_quick")
-    monkeypatch.setattr(perfusion.experiments.figures, "CONCEPTS", ("cat", "teapot"))
+    monkeypatch.setattr(perfusion.experiments.sweep, "CONCEPTS", ("cat", "teapot"))
     assert script(monkeypatch, "figure_locks", "--from-scratch", *QUICK) == 0
     check("locks")
     result = read_result("results/figures/locks/result.json")
@@ -104,7 +105,7 @@ def test_variability_of_noises(monkeypatch):
 
 def test_attention_figure(world, perfusion_on, monkeypatch, capsys):
     perfusion_on(world["PERFUSION_ASSETS"], world["PERFUSION_CACHE"])
-    monkeypatch.setattr(perfusion.experiments.figures, "CONCEPTS", ("cat", "teapot"))
+    monkeypatch.setattr(perfusion.experiments.sweep, "CONCEPTS", ("cat", "teapot"))
     assert script(monkeypatch, "figure_attention", "--from-scratch", *QUICK) == 0
     check("attention")
     result = read_result("results/figures/attention/result.json")
