@@ -114,8 +114,8 @@ def test_generate_draws_with_a_concept(here, trained):
 @pytest.mark.parametrize(
     "overrides, sentence",
     [
-        (["model=sd99"], "Could not find 'model/sd99'"),
-        (["concept=unicorn"], "Could not find 'concept/unicorn'"),
+        (["model=sd99"], "model=sd99 is unknown; allowed are: emojiland"),
+        (["concept=unicorn"], "concept=unicorn is unknown; allowed are: backpack"),
         (["max_stepz=3"], "max_stepz is no key of perfusion train (did you mean max_steps?)"),
         (["concept.images=/nowhere"], "is not a folder"),
         (["concept.super_category=teddy bear"], "nearest single-token words are: "),

@@ -124,7 +124,7 @@ def test_at_most_30_KB_at_sd15_dimensions(tmp_path):
         (lambda t: t | {"o_star_v": t["o_star_v"][1:]}, None, "o_star_v of shape"),
         (lambda t: t | {"i_star": t["i_star"] * float("nan")}, None, "not finite"),
         (None, lambda m: m | {"version": "2"}, "version 2, this program reads 1"),
-        (None, lambda m: {}, "version None"),
+        (None, lambda m: {}, "is no concept file of Perfusion"),
         (None, lambda m: m | {"colour": "red"}, r"unknown \['colour'\]"),
         (None, lambda m: {k: v for k, v in m.items() if k != "licence"}, r"missing \['licence'\]"),
         (None, lambda m: m | {"lock": "trained"}, r"missing \['o_star_k'\]"),
