@@ -62,7 +62,9 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     assert len(list(Path("multirun/key_locking").glob("*/result.json"))) == 2
     assert len(list(Path("multirun/trainings").glob("*/concept.safetensors"))) == 4
 
-    assert run(perfusion_here, "collect", "experiment=lock_type", "draws=200") == 0
+    # Two steps draw nothing that the reader takes for the drawing, so CLIP's measure decides.
+    by_text = [f"comparisons.{number}.measure=matched_text" for number in range(2)]
+    assert run(perfusion_here, "collect", "experiment=lock_type", "draws=200", *by_text) == 0
     said = capsys.readouterr().out
     assert "global > local" in said and "ordering holds: " in said
     assert Path("results/ablations/lock_type.pdf").read_bytes().startswith(b"%PDF")
@@ -201,7 +203,10 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
     assert len(list(Path("multirun/trainings").glob("*"))) == trained  # refused before they train
 
     for app, sentence in [
-        (("collect", "experiment=nothing"), "Could not find 'experiment/nothing'"),
+        (
+            ("collect", "experiment=nothing"),
+            "experiment=nothing is unknown; allowed are: baselines, covariance_tokens, figure_9_quick, i_star_gradient, key_locking, lock_type, masked_prior, one_shot, shrinkage, sigmoid_bias, sigmoid_temperature, zero_shot_mask.",
+        ),
         (("collect",), "experiment is not given"),
         (("collect", "experiment=one_shot"), "has no result of a job"),
         (("train", *overrides[2:], "arm=tau_0.10", "concept.images=gone"), "concept.images=gone is not a folder"),
