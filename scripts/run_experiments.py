@@ -9,20 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-from perfusion.config import CONF
-from perfusion.experiments.sweep import commands
+from perfusion.experiments.sweep import commands, experiments
 
 # What decides most comes first, so that a run that is cut leaves it.
 FIRST = ("baselines", "key_locking", "zero_shot_mask", "one_shot", "lock_type", "sigmoid_bias", "sigmoid_temperature")
-KNOWN = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "sweep")
-OURS = tuple(name for name in KNOWN if name not in FIRST and not name.endswith("quick"))
+OURS = tuple(name for name in experiments() if name not in FIRST and not name.endswith("quick"))
 
 
 def main(arguments: list[str]) -> int:
     """The exit code: that of the last experiment that failed, or 0. The others are run all the same."""
     names, overrides = [a for a in arguments if "=" not in a], [a for a in arguments if "=" in a]
-    if unknown := [name for name in names if name not in KNOWN]:
-        print(f"run_experiments: {unknown[0]} is no experiment; allowed are: {', '.join(KNOWN)}.", file=sys.stderr)
+    if unknown := [name for name in names if name not in experiments()]:
+        print(
+            f"run_experiments: {unknown[0]} is no experiment; allowed are: {', '.join(experiments())}.", file=sys.stderr
+        )
         return 2
     failed, program = 0, Path(sys.executable).parent
     for name in names or (*FIRST, *OURS):

@@ -156,7 +156,8 @@ def sentence_of(app: str, error: Exception) -> str:
     said = " ".join(str(error).split())
     if isinstance(error, MissingConfigException) and error.options:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={name} is unknown; allowed are: {', '.join(error.options)}."
+        allowed = sweep.experiments() if group == "experiment" else error.options  # Hydra names what they share, too
+        return f"{group}={name} is unknown; allowed are: {', '.join(allowed)}."
     if isinstance(error, OverrideParseException):
         reason = said.partition(" See ")[0].removeprefix(f"Error parsing override '{error.override}' ")
         return (

@@ -11,7 +11,6 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from perfusion.atomic import check_place
-from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.evaluate import DEFINITIONS
 from perfusion.evaluation.figure import CROWDED, front_figure, strength_of
@@ -32,6 +31,7 @@ from perfusion.evaluation.fronts import (
 )
 from perfusion.experiments.jobs import Arm, arm_of, failures, read_jobs, settings_of
 from perfusion.experiments.sheets import keep_pictures
+from perfusion.experiments.sweep import experiments
 from perfusion.plots import attempt, cells
 from perfusion.results import mean, read_result, write_csv, write_result
 
@@ -211,8 +211,7 @@ def check_kept(path: Path, result: dict) -> None:
 
 def run(cfg: DictConfig) -> dict:
     if not cfg.name:
-        known = sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "sweep")
-        raise UserError(f"experiment is not given; allowed are: {', '.join(known)}.")
+        raise UserError(f"experiment is not given; allowed are: {', '.join(experiments())}.")
     jobs = read_jobs(Path(cfg.multirun) / cfg.name)
     jobs = {arm: jobs[arm] for arm in cfg.arms if arm in jobs} | jobs  # in the experiment's order
     result, arms = collect(jobs, OmegaConf.to_container(cfg.comparisons), cfg)

@@ -36,6 +36,11 @@ CONCEPTS = (
 ONE_PLACE = ("key_locking", "zero_shot_mask")  # whose photos have one background: what the lock and the mask are for
 
 
+def experiments() -> list[str]:
+    """The names that experiment= may have."""
+    return sorted(p.stem for p in (CONF / "experiment").glob("*.yaml") if p.stem != "sweep")
+
+
 def commands(experiment: str) -> tuple[str, str]:
     """The two behind results/ablations/EXPERIMENT.json: the sweep, and what joins its jobs."""
     where = "one_place/" if experiment in ONE_PLACE else ""
@@ -47,6 +52,7 @@ def commands(experiment: str) -> tuple[str, str]:
 
 
 def made_by(experiment: str) -> str:
+    """`commands` as a sentence says them."""
     return " and then ".join(commands(experiment))
 
 
