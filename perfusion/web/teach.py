@@ -59,7 +59,7 @@ class Teach:
             label="Masks: what is faded does not count. Choose one to mend it.", columns=4, height="auto", format="png",
             allow_preview=False, elem_classes="pixels", elem_id="masks", buttons=[], visible=False,
         )  # fmt: skip
-        self.at = gr.State(0)
+        self.at = gr.State(None)  # the number of the picture that is being painted
         self.canvas = gr.ImageEditor(
             label="Paint what counts", type="pil", format="png", sources=(), transforms=(), layers=False,
             brush=gr.Brush(colors=[f"rgba{(*PAINT, VEIL / 255)}"], default_size=24, color_mode="fixed"),
@@ -99,23 +99,13 @@ class Teach:
         begin = [self.uploads, self.kind, self.lesson]
         shown = [self.lesson, self.masks]
         self.show.click(kindly(self.show_masks), begin, shown, concurrency_id="learn", **private)
-        painted = [self.at, self.canvas, self.mend]
-        self.masks.select(kindly(self.paint), self.lesson, painted, **private)
-        self.mend.click(
-            kindly(self.take_mask), [self.lesson, self.at, self.canvas], [self.masks, self.canvas, self.mend], **private
-        )
-        seen = [
-            self.lesson,
-            self.masks,
-            self.said,
-            self.curve,
-            self.scores,
-            self.drawn,
-            self.file,
-            self.learned,
-            self.cancel,
-        ]
-        inputs = [*begin, self.name, self.steps]
+        painting = [self.lesson, self.at, self.canvas]
+        painted = [self.masks, self.at, self.canvas, self.mend]
+        self.masks.select(kindly(self.paint), painting, painted, **private)
+        self.mend.click(kindly(self.take_mask), painting, painted, **private)
+        said = [self.said, self.curve, self.scores, self.drawn]
+        seen = [self.lesson, *painted, *said, self.file, self.learned, self.cancel]
+        inputs = [*begin, self.at, self.canvas, self.name, self.steps]
         self.done = self.go.click(
             kindly(self.learn), inputs, seen, concurrency_id="learn", show_progress="minimal", show_progress_on=self.said,
             api_name="lesson", **private,  # not /learn, which is for programs
@@ -153,9 +143,10 @@ class Teach:
         lesson = self.opened(uploads, word, lesson)
         return lesson, gr.update(value=lesson.overlays(), visible=True)
 
-    def paint(self, lesson: Lesson | None, event: gr.SelectData):
+    def paint(self, lesson: Lesson | None, at: int | None, painted: dict | None, event: gr.SelectData):
         if lesson is None:
-            return gr.skip(), gr.skip(), gr.skip()
+            return [gr.skip()] * 4
+        masks = self.taken(lesson, at, painted) if at is not None else gr.skip()
         picture, mask = lesson.picture_and_mask(event.index)
         scale = CANVAS / max(picture.size)
         size = tuple(round(scale * s) for s in picture.size)
@@ -163,14 +154,23 @@ class Teach:
         layer = Image.new("RGBA", size, (*PAINT, 0))
         layer.putalpha(mask.point(lambda m: round(m * VEIL / 255)))
         value = {"background": picture.convert("RGBA"), "layers": [layer], "composite": None}
-        return event.index, gr.update(value=value, visible=True), gr.update(visible=True)
+        return masks, event.index, gr.update(value=value, visible=True), gr.update(visible=True)
+
+    def taken(self, lesson: Lesson, at: int, painted: dict | None):
+        """The masks, that of picture `at` as it is painted."""
+        lesson.mend(at, mask_of(painted))
+        return lesson.overlays()
 
     def take_mask(self, lesson: Lesson, at: int, painted: dict | None):
-        lesson.mend(at, mask_of(painted))
-        return lesson.overlays(), gr.update(visible=False), gr.update(visible=False)
+        return self.taken(lesson, at, painted), *self.put_away()
 
-    def learn(self, uploads, word: str, lesson: Lesson | None, name: str, steps: float):
-        lesson = self.opened(uploads, word, lesson)
+    def put_away(self):
+        return None, gr.update(visible=False), gr.update(visible=False)
+
+    def learn(self, uploads, word: str, lesson: Lesson | None, at: int | None, painted, name: str, steps: float):
+        before, lesson = lesson, self.opened(uploads, word, lesson)
+        if at is not None and lesson is before:  # strokes count, whether or not they were taken before
+            self.taken(lesson, at, painted)
         name = (name or "").strip() or f"{lesson.word}*"
         add_placeholders(self.studio.tokenizer, [name])
         if not 1 <= steps <= MOST_STEPS:
@@ -179,6 +179,7 @@ class Teach:
         yield (
             lesson,
             gr.update(value=lesson.overlays(), visible=True),
+            *self.put_away(),
             f"Preparing to learn {name}: the model is loaded; the first time its covariance is measured, too, which takes minutes.",
             *nothing,
             gr.update(value=None, visible=False),
@@ -188,12 +189,12 @@ class Teach:
         for progress in lesson.learn(self.cfg, name, word.strip().lower(), int(steps)):
             if progress.file:
                 break
-            yield gr.skip(), gr.skip(), *self.seen(name, progress), *[gr.skip()] * 3
+            yield *[gr.skip()] * 5, *self.seen(name, progress), *[gr.skip()] * 3
         kept = self.studio.library.add(progress.file)
         concept = self.studio.library[kept]
         said = f"{bold(kept)} is learned (step {concept.steps} of {progress.step} kept) and is in Play now."
         file = gr.update(value=handed_out(self.studio.library.file(kept)), visible=True)
-        yield gr.skip(), gr.skip(), said, *self.seen(name, progress)[1:], file, kept, gr.update(interactive=False)
+        yield *[gr.skip()] * 5, said, *self.seen(name, progress)[1:], file, kept, gr.update(interactive=False)
 
     def seen(self, name: str, progress: Progress):
         losses = [Point(step, loss, "") for step, loss in smooth(progress.losses)]
