@@ -53,7 +53,7 @@ class ReaderPretraining(Pretraining):
         return {"loss": sum(losses.values()), "drawing": losses["drawing"].detach()}
 
 
-def measure(reader: Reader, count: int = 2000, seed: int = 90_001) -> dict[str, float]:
+def measure(reader: Reader, count: int, seed: int = 90_001) -> dict[str, float]:
     """Accuracy per fact on fresh renders; `drawing` also on plain photographs, where colour and art hide nothing."""
     scenes, right = SceneCache(count, seed, held_out=True), defaultdict(list)
     for start in range(0, count, 250):
@@ -70,7 +70,7 @@ def main(cfg) -> None:
     module = ReaderPretraining(cfg, SceneCache(cfg.scenes, 2, held_out=True))
     fit(module, "reader")
     module.model.eval().save(Path(cfg.assets) / "reader")
-    print("accuracy on fresh renders:", json.dumps(measure(module.model)))
+    print("accuracy on fresh renders:", json.dumps(measure(module.model, cfg.fresh)))
 
 
 if __name__ == "__main__":

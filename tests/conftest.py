@@ -3,7 +3,6 @@
 import os
 import shutil
 import threading
-from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -27,8 +26,23 @@ torch.set_num_threads(1)
 COMMANDS = {"world", "perfusion_on", "perfusion_here", "main_job"}  # fixtures that run whole commands
 
 
+LONGEST = (  # files, which pytest-xdist hands out whole: those that take minutes begin first, so that none ends alone
+    "test_figures.py", "test_sweep.py", "test_reliability.py", "test_train.py", "test_bench.py", "test_launchers.py",
+    "test_browser.py", "test_report.py", "test_ends.py", "test_models.py", "test_dashboard.py", "test_notebook.py", "test_server.py",
+    "test_shipped.py", "test_evaluate.py", "test_costs.py", "test_measure_gpu.py",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    """pytest-xdist would begin with the files of the most tests, which are short ones here."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(items):
-    """What runs whole commands is slow: `make check` leaves it out."""
+    """The longest files first. What runs whole commands is slow: `make check` leaves it out."""
+    rank = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
     for item in items:
         if COMMANDS & {*item.fixturenames}:
             item.add_marker(pytest.mark.slow)
@@ -164,20 +178,9 @@ def world(tmp_path_factory):
 @pytest.fixture
 def perfusion_on(tmp_path, monkeypatch):
     """perfusion_on(assets, cache)("train", ...) is the command line, run in this process in an empty folder."""
-    import sys
+    from helpers_emojiland import command_line
 
-    import perfusion.config
-    from perfusion.commands.cli import main
-
-    def on(assets, cache):
-        monkeypatch.setattr(perfusion.config, "ASSETS", Path(assets))
-        for name, value in {"ASSETS": assets, "CACHE": cache}.items():
-            monkeypatch.setenv(f"PERFUSION_{name}", str(value))
-        monkeypatch.setattr(sys, "argv", sys.argv)
-        monkeypatch.chdir(tmp_path)
-        return lambda *overrides: main(list(overrides))
-
-    return on
+    return lambda assets, cache: command_line(monkeypatch, assets, cache, tmp_path)
 
 
 @pytest.fixture

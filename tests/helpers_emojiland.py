@@ -19,15 +19,18 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, CLIPTextModel
 
+import perfusion.config
+from perfusion.commands.cli import main
 from perfusion.emojiland.reader import Reader
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "perfusion/assets/emojiland/pipeline"
 QUICK = (
     "masks=null", "model.steps=2", "covariance.captions=300", "batch_size=2", "max_steps=2", "selection.every=2",
-    'selection.prompts=["a {} at night"]', "+trainer.enable_progress_bar=false",
+    'selection.prompts=["a {} at night"]', "+trainer.enable_progress_bar=false", "picture=false", "attention=false",
 )  # fmt: skip
-SMALL = ("scenes=96", "steps=3", "batch=4", "hydra.output_subdir=null", "hydra.run.dir=.")  # of a pretraining
+DRAWN = ("picture=true", "attention=true")  # and the page of the run: half of a training's time
+SMALL = ("scenes=96", "steps=3", "batch=4")  # of a pretraining
 SCORE = ("evaluation.seeds=1", "evaluation.beta=[0.6,0.9]", "evaluation.drift=false")
 
 
@@ -84,6 +87,16 @@ def command(*overrides: str) -> list[str]:
     return [sys.executable, "-m", "perfusion", *overrides]
 
 
+def command_line(patch: pytest.MonkeyPatch, assets: Path, cache: Path, folder: Path):
+    """command_line(...)("train", ...) runs in this process, in a folder, without the seconds that a new one takes to start."""
+    patch.setattr(perfusion.config, "ASSETS", Path(assets))
+    for name, value in {"ASSETS": assets, "CACHE": cache}.items():
+        patch.setenv(f"PERFUSION_{name}", str(value))
+    patch.setattr(sys, "argv", sys.argv)
+    patch.chdir(folder)
+    return lambda *overrides: main(list(overrides))
+
+
 def elsewhere(assets: Path) -> dict[str, str]:
     """The environment in which `command` finds `assets` and this checkout from any folder."""
     mine = {"PERFUSION_ASSETS": assets, "PERFUSION_CACHE": assets / "cache", "PYTHONPATH": ROOT, "OMP_NUM_THREADS": 1}
@@ -99,10 +112,10 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def pretrain(folder: Path) -> None:
-    """Every command of make emojiland, three steps each."""
+def pretrain(folder: Path, *overrides: str, only: str = "") -> None:
+    """Every command of make emojiland, or one, three steps each."""
     env = environment(folder)
-    extra = {"unet": ["channels=[16,32]", "cross=[true,true]", "heads=[2,2]"]}
+    extra = {"unet": ["channels=[16,32]", "cross=[true,true]", "heads=[2,2]"], "reader": ["fresh=100"]}
     make = ["make", "-n", "emojiland"]
     listed = subprocess.run(make, cwd=ROOT, env=os.environ | env, check=True, capture_output=True, text=True).stdout
     with pytest.MonkeyPatch.context() as patch:
@@ -110,11 +123,11 @@ def pretrain(folder: Path) -> None:
             patch.setenv(name, value)
         patch.syspath_prepend(ROOT / "scripts")
         for line in listed.splitlines():
-            if "scripts/pretrain_" not in line:
+            if f"scripts/pretrain_{only}" not in line:
                 continue
-            _, script, *overrides = shlex.split(line)
+            _, script, *given = shlex.split(line)
             name = Path(script).stem
             kind = name.removeprefix("pretrain_")
             with initialize_config_dir(str(ROOT / "conf/pretrain"), version_base="1.3"):
-                cfg = compose(kind, [*overrides, *SMALL[:3], *extra.get(kind, [])])
+                cfg = compose(kind, [*given, *SMALL, *overrides, *extra.get(kind, [])])
             importlib.import_module(name).main(cfg)

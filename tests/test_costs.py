@@ -37,18 +37,26 @@ def test_loading(options):
     assert NAMES[options.shape] in told["what"] and told["concepts"] == 3 and told["load_ms"] < told["load_ms_first"]
 
 
+BOTH = """
+import runpy, sys
+script, folder, *shapes = sys.argv[1:]
+for shape in shapes:
+    sys.argv = [script, *"--tiny --rounds 1 --threads 1 --shape".split(), shape, "--results", f"{folder}/{shape}.json"]
+    runpy.run_path(script, run_name="__main__")
+"""
+
+
 @pytest.mark.slow
-def test_a_training_step_beside_textual_inversions(options):
-    asked = [sys.executable, ROOT / "scripts/measure_train_step_cost.py", "--tiny", "--rounds", "1", "--threads", "1",
-             "--shape", options.shape, "--results", options.results]  # fmt: skip
-    done = subprocess.run(
-        asked, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
-    )
+def test_a_training_step_beside_textual_inversions(tmp_path):
+    """In a process of their own, which forks a worker for each arm."""
+    asked = [sys.executable, "-c", BOTH, ROOT / "scripts/measure_train_step_cost.py", tmp_path, *NAMES]
+    path = os.pathsep.join([str(ROOT), str(ROOT / "scripts")])
+    done = subprocess.run(asked, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path})
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(options.results.read_text())
-    tables = {"sd15": 32, "sdxl": 24 + 32}[options.shape]  # of every text encoder, with one word more
-    assert told["trained"]["textual_inversion"] == tables * (len(random_sd15.clip_tokenizer()) + 1)
-    assert ("dreambooth_lora" in told["trained"]) == (options.shape == "sd15")
+    for shape, width in {"sd15": 32, "sdxl": 24 + 32}.items():  # of every text encoder's table, with one word more
+        told = json.loads((tmp_path / f"{shape}.json").read_text())
+        assert told["trained"]["textual_inversion"] == width * (len(random_sd15.clip_tokenizer()) + 1)
+        assert ("dreambooth_lora" in told["trained"]) == (shape == "sd15")
 
 
 def test_each_shape_has_its_own_results_and_a_tiny_model_none_of_theirs():

@@ -20,8 +20,22 @@ from perfusion.results import write_result
 ROOT = Path(__file__).parents[1]
 
 
-def campaign(command: str, results: Path, *counts: str) -> dict:
-    asked = [sys.executable, ROOT / f"scripts/campaign/{command}.py", *counts, "--results", results]
+SMALL = {"fuzz": ["--files", "350"], "soak": ["--loads", "10"], "kills": ["--kills", "5"]}
+CAMPAIGN = """
+import runpy, sys
+folder, results = sys.argv[1:3]
+sys.path.insert(0, folder)
+for command, counts in {small}.items():
+    sys.argv = [command, *counts, f"--results={{results}}"]
+    runpy.run_path(f"{{folder}}/{{command}}.py", run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory) -> dict:
+    """The figures of small campaigns, each beside the others'; one process, which has to import all that they fork with."""
+    results = tmp_path_factory.mktemp("campaign") / "reliability.json"
+    asked = [sys.executable, "-c", CAMPAIGN.format(small=SMALL), ROOT / "scripts/campaign", results]
     done = subprocess.run(
         asked, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
     )
@@ -29,18 +43,14 @@ def campaign(command: str, results: Path, *counts: str) -> dict:
     return json.loads(results.read_text())
 
 
-def test_fuzzed_files_and_a_short_soak(tmp_path):
-    results = tmp_path / "reliability.json"
-    campaign("fuzz", results, "--files", "350")
-    kept = campaign("soak", results, "--loads", "10")  # beside the other's figures
+def test_fuzzed_files_and_a_short_soak(kept):
     assert kept["fuzzed_files"] == 350 and kept["refused"] > 200
     assert (kept["silent_loads"], kept["tracebacks"], kept["over_memory"]) == (0, 0, 0), kept["fuzz_examples"]
     assert kept["soak_loads"] == 10 and kept["soak_wrong_pictures"] == 0 and kept["soak_base_equal"]
     assert kept["commands"]["fuzz"]["made_with"]["versions"]["torch"]
 
 
-def test_a_kill_of_each_command(tmp_path):
-    kept = campaign("kills", tmp_path / "reliability.json", "--kills", "5")
+def test_a_kill_of_each_command(kept):
     assert kept["kills"] == 5 and kept["results_lost"] == 0, kept["lost"]
 
 

@@ -23,7 +23,7 @@ from perfusion.atomic import alone, write_text
 from perfusion.commands import terminal
 from perfusion.commands.cli import APPS, refuse
 from perfusion.commands.folders import check_folder, check_hydra, is_first_process
-from perfusion.commands.sweeping import check_jobs, compose, split_flags
+from perfusion.commands.sweeping import check_jobs, compose, composed_once, split_flags
 from perfusion.config import CONF, check, not_taken
 from perfusion.errors import Stopped, UserError, first_sentence, reader_left, told
 from perfusion.experiments import sweep  # registers the resolver of job folders, here and in other processes
@@ -33,6 +33,7 @@ PROGRAM = sys.argv[0]
 SWEEPS = {"-m", "--multirun"}
 
 
+@composed_once()
 def start(app: str, overrides: list[str]) -> None:
     """Run an app on the command line's overrides; Ctrl-C ends it with exit code 130, without a traceback."""
     flags, overrides = split_flags(app, overrides)
@@ -131,7 +132,9 @@ def _check(app: str, overrides: list[str]) -> None:
             if values != overrides or "hydra.mode=MULTIRUN" in values:
                 check_jobs(app, values, lambda cfg: _work(app, cfg))
             else:
-                cfg = compose(app, [*values, f"hydra.job.name={app}"], RunMode.RUN)
+                cfg = compose(
+                    app, [*values, f"hydra.job.name={app}", "hydra.mode=RUN"], RunMode.RUN
+                )  # as Hydra itself does
                 folder = Path(cfg.hydra.run.dir)
                 check_hydra(cfg.hydra, cfg.name if _is_job(app, cfg) else None)
                 with open_dict(cfg):

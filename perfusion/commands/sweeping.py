@@ -3,10 +3,13 @@
 import copy
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
-from functools import cache
+from contextlib import contextmanager
+from functools import cache, wraps
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
@@ -23,6 +26,32 @@ from perfusion.config import CONF
 from perfusion.errors import UserError, fails, first_sentence
 
 MOST = 100  # jobs: more take longer to check than to be refused one by one
+
+
+@contextmanager
+def composed_once() -> Iterator[None]:
+    """Within, or in what it decorates, Hydra composes each configuration once, and copies it when it is asked again.
+
+    It is asked up to four times for one, a quarter of a second each: by the check, for the mode, for the batch, for the job.
+    """
+    load, known = ConfigLoaderImpl.load_configuration, {}
+
+    @wraps(load)
+    def once(self, config_name, overrides, run_mode, from_shell=True, validate_sweep_overrides=True):
+        key = (str(self.get_search_path().get_path()), os.getcwd(), config_name, *overrides, run_mode, from_shell)
+        if key in known:
+            return copy.deepcopy(known[key])
+        cfg = load(self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        if validate_sweep_overrides and len(known) < 2 * MOST:  # what passes the check passes without it
+            known[key] = copy.deepcopy(cfg)
+        return cfg
+
+    ConfigLoaderImpl.load_configuration = once
+    try:
+        yield
+    finally:
+        ConfigLoaderImpl.load_configuration = load
+
 
 OWN = (HydraException, OmegaConfBaseException)  # errors that Hydra means for the user
 
@@ -74,7 +103,8 @@ def check_jobs(app: str, overrides: list[str], check: Callable[[DictConfig], obj
     check: returns the job's work where jobs of the same may share a folder, else None. Within initialize_config_dir. What it
     raises, and Hydra's errors, come as they are. Another sweeper than Hydra's own makes its jobs as it goes: they are left to it.
     """
-    master = compose(app, [*overrides, f"hydra.job.name={app}"], RunMode.MULTIRUN)
+    mode = [] if "hydra.mode=MULTIRUN" in overrides else ["hydra.mode=MULTIRUN"]  # as Hydra itself adds it
+    master = compose(app, [*overrides, f"hydra.job.name={app}", *mode], RunMode.MULTIRUN)
     loader = GlobalHydra.instance().hydra.config_loader
     sweeper = master.hydra.sweeper
     if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):

@@ -56,16 +56,18 @@ def front_figure(
     axes[0].text(0, 1.005, subtitle, transform=axes[0].transAxes, fontsize=7, color="#555555", va="bottom")
     columns = max([len(shown) for _, shown in strips], default=1)
     for row, (label, shown) in zip(rows, strips):
-        cells = row.subplots(1, columns, squeeze=False)[0]
+        cells = row.subplots(1, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []})[0]
         for cell in cells:
             cell.set_axis_off()
         for cell, (caption, picture) in zip(cells, shown):
             cell.imshow(picture, interpolation="nearest" if picture.width < 128 else "antialiased")
-            cell.set_title(caption, fontsize=6.5, pad=2)
+            cell.set_title(caption, fontsize=6.5, pad=2, y=1.0)
         style = {"fontsize": 7, "color": COLORS[list(arms).index(label) % len(COLORS)], "weight": "bold"}
         cells[0].text(
             -0.1, 0.5, label.replace("_", " "), transform=cells[0].transAxes, ha="right", va="center", **style
         )
+    figure.draw_without_rendering()  # names find their places in pixels, which the layout decides, once
+    figure.set_layout_engine("none")
     for axis, of_axis in zip(axes, lines):
         _name_lines(axis, of_axis)
     for kind in (".png", *([".pdf"] if also_pdf else [])):
@@ -107,7 +109,6 @@ def _name_lines(axis, lines: list[tuple]) -> None:
 
     A bias that finds no room is left out, a name never. lines: (name, [(x, y), ...], biases as they are written, colour).
     """
-    axis.get_figure(root=True).draw_without_rendering()  # places are in pixels, which the layout decides
     pixels = axis.transData.transform
     taken = [Bbox.from_bounds(*(pixels(point) - 6), 12, 12) for _, points, *_ in lines for point in points]
 

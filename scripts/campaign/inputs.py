@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from common import arguments, keep, small_world, workplace
-from helpers_emojiland import QUICK
+from helpers_emojiland import DRAWN, QUICK
 from helpers_inputs import BESIDE, bad_inputs, extras, on_the_line, short
 from processes import Child, one_sentence, perfusion
 
@@ -28,7 +28,7 @@ def main() -> None:
     print(counts, more, flush=True)
     with workplace() as folder:
         small_world(folder / "assets")
-        beside = BESIDE | {"train": [*QUICK, *BESIDE["train"]]}
+        beside = BESIDE | {"train": [*QUICK, *DRAWN, *BESIDE["train"]]}
         teddy, log = folder / "teddy.safetensors", folder / "log"
         learned = Child(perfusion("train", *beside["train"], "hydra.run.dir=.", f"concept_file={teddy}"), folder, log)
         assert learned.wait() == 0, log.read_text()[-3000:]

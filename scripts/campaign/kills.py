@@ -24,7 +24,7 @@ from processes import Child, killed_at, perfusion, watched
 
 from perfusion.atomic import write_text
 
-STEPS = ("max_steps=4", "selection.every=2", "picture=false", "attention=false")
+STEPS = ("max_steps=4", "selection.every=2")
 ONE = ("concept=cat", "evaluation.beta=[0.6,0.9]")
 COMMANDS = {
     "train": ("train", *QUICK, *STEPS, "hydra.run.dir=run", "concept_file=out.safetensors"),

@@ -54,7 +54,7 @@ def drawn() -> list[str]:
 
 def run(folder: Path, *settings: str) -> Child:
     folder.mkdir()
-    short = (f"max_steps={STEPS}", "selection.every=1", "picture=false", "attention=false", f"hydra.run.dir={folder}")
+    short = (f"max_steps={STEPS}", "selection.every=1", f"hydra.run.dir={folder}")
     return Child(perfusion("train", *QUICK, *short, *settings), folder, folder / "out.log")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import figure_baselines
 import numpy as np
 import pytest
-from helpers_emojiland import QUICK, ROOT, SCORE
+from helpers_emojiland import DRAWN, QUICK, ROOT, SCORE
 
 from perfusion.evaluation.fronts import hypervolume
 from perfusion.results import read_result
@@ -79,6 +79,7 @@ def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, monkeyp
         f"method={method}",
         "concept=teddy",
         *QUICK,
+        *DRAWN,
         *fewer,
         "hydra.run.dir=run",
         "concept_file=mine.safetensors",

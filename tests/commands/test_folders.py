@@ -66,7 +66,7 @@ def test_a_folder_where_nothing_would_be_found_is_refused(overrides, words, tmp_
 
 
 def test_a_run_is_not_written_over_by_another(perfusion_here, capsys):
-    run = (*QUICK, "picture=false", "attention=false")
+    run = QUICK
     perfusion_here("train", *run, "hydra.run.dir=out/a")
     perfusion_here("train", "-m", *run, "hydra.sweep.dir=many", "seed=0,1", "max_steps=1")
     capsys.readouterr()

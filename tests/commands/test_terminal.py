@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from helpers_emojiland import QUICK
+from helpers_emojiland import DRAWN, QUICK
 
 from perfusion.commands.terminal import VARIABLE, take_flags
 
-BAR = [word for word in QUICK if "progress_bar" not in word]
+BAR = [*(word for word in QUICK if "progress_bar" not in word), *DRAWN]
 CHATTER = (
     "INFO",
     "Tip",
@@ -33,7 +33,7 @@ def test_a_training_shows_ten_lines_and_quiet_its_answer(perfusion_here, monkeyp
     assert Path("run/report.html").read_text().startswith("<!doctype html>")
     assert "Parsing model identifier" in Path("run/train.log").read_text()
 
-    perfusion_here("-q", "train", *BAR, "hydra.run.dir=quiet")
+    perfusion_here("-q", "train", *BAR, "picture=false", "attention=false", "hydra.run.dir=quiet")
     said = capfd.readouterr()
     assert said.out.startswith("kept: ") and not said.err.strip(), said.err
 

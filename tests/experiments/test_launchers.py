@@ -9,6 +9,7 @@ import pytest
 import torch
 from helpers_emojiland import QUICK, SCORE, command, elsewhere
 
+from perfusion.commands.terminal import VARIABLE
 from perfusion.experiments.launchers import EXTRAS, missing_extra
 from perfusion.results import read_result
 
@@ -64,26 +65,17 @@ def test_a_missing_extra_is_one_sentence(monkeypatch):
     assert missing_extra(["hydra/launcher=basic", "concept=joblib"]) is None
 
 
-def test_two_processes_are_one_with_the_doubled_batch(assets, tmp_path):
+def test_two_processes_are_one_with_the_doubled_batch(assets, perfusion_here, tmp_path, monkeypatch, capfd):
     """Through the real command: gloo, two processes of 2 pictures, against one of 4."""
+    monkeypatch.setenv(VARIABLE, "0")
     mine = [o for o in QUICK if not o.startswith(("batch_size", "max_steps"))]
-    mine += ["train", "max_steps=3", "selection.every=3"]
-    mine.sort(key=lambda o: o != "train")
-    for name, more in {
-        "one": ["batch_size=4"],
-        "two": ["batch_size=2", "trainer.devices=2", "+trainer.strategy=ddp"],
-    }.items():
-        done = run(
-            assets,
-            tmp_path,
-            *mine,
-            *more,
-            f"hydra.run.dir={tmp_path / name}",
-            "trainer.precision=32-true",
-            "-v",
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert ("distributed_backend=gloo" in done.stderr + done.stdout) == (name == "two")
+    mine = ["train", *mine, "max_steps=3", "selection.every=3", "trainer.precision=32-true", "-v"]
+    perfusion_here(*mine, "batch_size=4", f"hydra.run.dir={tmp_path / 'one'}")
+    assert "distributed_backend=gloo" not in "".join(capfd.readouterr())
+    both = ["batch_size=2", "trainer.devices=2", "+trainer.strategy=ddp", f"hydra.run.dir={tmp_path / 'two'}"]
+    done = run(assets, tmp_path, *mine, *both)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "distributed_backend=gloo" in done.stderr + done.stdout
     one, two = (torch.load(tmp_path / n / "last.ckpt", weights_only=True)["state_dict"] for n in ("one", "two"))
     start = torch.load(tmp_path / "one/last.ckpt", weights_only=True)
     assert start["global_step"] == 3 and one.keys() == two.keys()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers_emojiland import QUICK, SCORE
+from helpers_emojiland import DRAWN, QUICK, SCORE
 from PIL import Image
 
 from perfusion.errors import UserError
@@ -44,7 +44,7 @@ def opened(path: Path, folder: Path) -> np.ndarray:
 
 
 def test_pages(perfusion_here, prompts, tmp_path, capsys):
-    perfusion_here("train", *QUICK, "max_steps=6", "hydra.run.dir=run")
+    perfusion_here("train", *QUICK, *DRAWN, "max_steps=6", "hydra.run.dir=run")
     perfusion_here("report", "run=run")
     trained = self_contained(Path("run/report.html"))
     for title in ("Pictures", "Curves", "Attention", "Selection, step by step", "Numbers"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers_emojiland import QUICK, ROOT, SCORE, command
+from helpers_emojiland import DRAWN, QUICK, ROOT, SCORE, command
 from PIL import Image
 
 from perfusion.learning.module import PerfusionModule
@@ -72,7 +72,7 @@ def test_training_offline(perfusion_here, tmp_path, capsys, monkeypatch):
 
     Path("run").mkdir()
     Image.new("RGB", (8, 8)).save("run/masks.png")  # as training with masks leaves it before its first step
-    perfusion_here("train", "logger=wandb", *QUICK, "max_steps=6", "hydra.run.dir=run")
+    perfusion_here("train", "logger=wandb", *QUICK, *DRAWN, "max_steps=6", "hydra.run.dir=run")
     assert wandb.run is None
     (run,) = Path("run/wandb").glob("offline-run-*")
     names, kept = logged(run)
@@ -145,8 +145,6 @@ def test_a_plain_sweep_is_a_group_too(perfusion_here):
         "logger=wandb",
         "seed=0,1",
         *QUICK,
-        "picture=false",
-        "attention=false",
         "hydra.sweep.dir=two_seeds",
     )
     kept = [logged(run)[1] for run in Path("two_seeds").glob("*/wandb/offline-run-*")]

@@ -9,7 +9,7 @@ from perfusion.method.concept import Concept
 
 
 def train(perfusion_here, folder: str, *overrides: str) -> dict:
-    perfusion_here("train", *QUICK, "picture=false", "attention=false", f"hydra.run.dir={folder}", *overrides)
+    perfusion_here("train", *QUICK, f"hydra.run.dir={folder}", *overrides)
     return json.loads(Path(folder, "result.json").read_text())
 
 

@@ -2,17 +2,18 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
-from helpers_emojiland import ROOT, SMALL, command
+from helpers_emojiland import DRAWN, command_line, pretrain
 
 from perfusion.method.concept import Concept
 
-QUICK = ["selection.every=2", "model.steps=2", "covariance.captions=300", "batch_size=2", "max_steps=4"]
+QUICK = [
+    "selection.every=2", "model.steps=2", "covariance.captions=300", "batch_size=2", "max_steps=4", "picture=false", "attention=false",
+]  # fmt: skip
 
 
 def test_make_emojiland_trains_every_model(world):
@@ -20,48 +21,50 @@ def test_make_emojiland_trains_every_model(world):
     assert trained == {"vae", "text", "unet", "segmenter", "judge", "reader"}
 
 
-def test_pretraining_goes_on_from_its_checkpoint(world, tmp_path):
-    env = world | {"PERFUSION_CACHE": str(tmp_path / "cache")}
-    shutil.copytree(world["PERFUSION_CACHE"], env["PERFUSION_CACHE"])
-    asked = [sys.executable, ROOT / "scripts/pretrain_reader.py", *SMALL, "steps=5"]
-    done = subprocess.run(asked, check=False, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and "reader: step 5 of 5" in done.stdout, done.stderr[-3000:]
+def test_pretraining_goes_on_from_its_checkpoint(world, tmp_path, capsys):
+    shutil.copytree(world["PERFUSION_CACHE"], tmp_path / "cache")
+    shutil.copytree(world["PERFUSION_ASSETS"], tmp_path / "assets")
+    pretrain(tmp_path, "steps=5", only="reader")
+    assert "reader: step 5 of 5" in capsys.readouterr().out
 
 
-def train(world, folder: Path, *overrides: str) -> subprocess.CompletedProcess:
-    folder.mkdir(parents=True, exist_ok=True)
-    asked = command("train", f"hydra.run.dir={folder}", *QUICK, *overrides)
-    return subprocess.run(asked, check=False, cwd=folder, env=world, capture_output=True, text=True)
+class Run(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
 
 
 @pytest.fixture
 def here(world, perfusion_on, monkeypatch, capfd):
-    """The same in this process, without the seconds that a new one takes to start: here(*overrides) after "train"."""
+    """A command on the pretrained world, in this process, in the folder `run`: here(*overrides) after "train"."""
     main = perfusion_on(world["PERFUSION_ASSETS"], world["PERFUSION_CACHE"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", world["CUDA_VISIBLE_DEVICES"])
 
-    def run(*overrides: str, app: str = "train") -> subprocess.CompletedProcess:
+    def run(*overrides: str, app: str = "train", folder: str = "run") -> Run:
         code = 0
         capfd.readouterr()
         try:
-            main(app, "hydra.run.dir=run", *(QUICK if app == "train" else []), *overrides)
+            main(app, f"hydra.run.dir={folder}", *(QUICK if app == "train" else []), *overrides)
         except SystemExit as stop:
             code = stop.code
-        return subprocess.CompletedProcess(overrides, code, *capfd.readouterr())
+        return Run(code, *capfd.readouterr())
 
     return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(world, tmp_path_factory):
+    """The folder of a training with everything that is drawn."""
     folder = tmp_path_factory.mktemp("trained")
-    done = train(world, folder)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", world["CUDA_VISIBLE_DEVICES"])
+        run = command_line(patch, world["PERFUSION_ASSETS"], world["PERFUSION_CACHE"], folder)
+        run("train", f"hydra.run.dir={folder}", *QUICK, *DRAWN)
     return folder
 
 
 def test_early_steps_are_drawn_but_not_kept(here):
-    done = here("selection.every=1", "selection.start=3", "selection.patience=1", "picture=false")
+    done = here("selection.every=1", "selection.start=3", "selection.patience=1")
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(Path("run/result.json").read_text())
     assert [s["step"] for s in result["selection"]] == [1, 2, 3, 4] and result["kept_step"] in (3, 4)
@@ -83,12 +86,11 @@ def test_run_leaves_everything(trained):
     }
 
 
-def test_resumed_equals_uninterrupted(world, trained, tmp_path):
-    half = train(world, tmp_path / "half", "max_steps=2")
-    assert half.returncode == 0, half.stderr[-3000:]
-    rest = train(world, tmp_path / "rest", f"resume={tmp_path / 'half/last.ckpt'}")
-    assert rest.returncode == 0, rest.stderr[-3000:]
-    whole, resumed = (torch.load(f / "last.ckpt", weights_only=True) for f in (trained, tmp_path / "rest"))
+def test_resumed_equals_uninterrupted(here, trained):
+    for folder, more in {"half": ("max_steps=2",), "rest": ("resume=half/last.ckpt",)}.items():
+        done = here(*more, folder=folder)
+        assert done.returncode == 0, done.stderr[-3000:]
+    whole, resumed = (torch.load(f / "last.ckpt", weights_only=True) for f in (trained, Path("rest")))
     assert whole["global_step"] == resumed["global_step"] == 4
     for name, value in whole["state_dict"].items():
         assert torch.equal(value, resumed["state_dict"][name]), name

@@ -261,7 +261,7 @@ def test_a_mask_is_painted_erased_and_kept(site, width, button, tmp_path):
 
 
 def test_a_front_shows_the_pictures_behind_its_points(site, perfusion_here, tmp_path):
-    perfusion_here("train", *QUICK, "picture=false", "attention=false", "concept_file=teddy.safetensors")
+    perfusion_here("train", *QUICK, "concept_file=teddy.safetensors")
     perfusion_here("evaluate", *(q for q in QUICK if q.startswith("model.")), "concept_file=teddy.safetensors", *SCORE)
     shutil.copytree(tmp_path / "outputs", site[1] / "outputs", dirs_exist_ok=True)
     with browser_page() as page:

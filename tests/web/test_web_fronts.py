@@ -27,7 +27,7 @@ def test_every_committed_experiment_can_be_compared(monkeypatch):
 
 
 def test_a_run_s_points_have_their_pictures(perfusion_here, tmp_path):
-    perfusion_here("train", *QUICK, "picture=false", "attention=false", "concept_file=teddy.safetensors")
+    perfusion_here("train", *QUICK, "concept_file=teddy.safetensors")
     perfusion_here("evaluate", *(q for q in QUICK if q.startswith("model.")), "concept_file=teddy.safetensors", *SCORE)
     (name,) = sources()
     (series,), _ = fronts(name)
@@ -40,9 +40,7 @@ def test_a_run_s_points_have_their_pictures(perfusion_here, tmp_path):
 
 def test_a_baseline_s_points_go_by_their_strength(perfusion_here):
     how = ("method=textual_inversion", *(q for q in QUICK if q.startswith("model.")))
-    perfusion_here(
-        "train", "method=textual_inversion", *QUICK, "picture=false", "attention=false", "concept_file=t.bin"
-    )
+    perfusion_here("train", "method=textual_inversion", *QUICK, "concept_file=t.bin")
     few = ("evaluation.seeds=1", "evaluation.drift=false", "evaluation.strength=[1.0,0.25,0.5]")
     perfusion_here("evaluate", *how, *few, "concept_file=t.bin", "hydra.run.dir=outputs/scores")
     (series,), said = fronts("run scores")
