@@ -1,6 +1,7 @@
 """Train the open_clip model that scores: another seed, shape and image tower than the text encoder that conditions.
 
 python scripts/pretrain_judge.py [minutes=15] [steps=4000]
+python scripts/pretrain_judge.py start=FOLDER texts_only=true steps=400: the text tower alone goes on, pictures' features stay
 """
 
 import json
@@ -10,7 +11,7 @@ import hydra
 import numpy as np
 import open_clip
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from perfusion.emojiland.cache import SceneCache
@@ -55,11 +56,9 @@ class JudgePretraining(Pretraining):
         text = {k: v for k, v in self.model_cfg["text_cfg"].items()}
         self.model = open_clip.CLIP(self.model_cfg["embed_dim"], self.model_cfg["vision_cfg"], text)
         padded = {"padding": "max_length", "truncation": True, "max_length": length, "return_tensors": "pt"}
-        # Every caption names whose drawings it is about, so that the scorer sees the drawing and not only its class.
-        captions = [
-            describe(fact, np.random.default_rng([cfg.seed, i]), styled=1) for i, fact in enumerate(scenes.facts)
-        ]
-        self.ids = tokenizer(captions, **padded).input_ids
+        if cfg.start:
+            self.model.load_state_dict(load_file(Path(cfg.start) / "open_clip_model.safetensors"))
+        self.tokens = lambda texts: tokenizer(texts, **padded).input_ids
         self.contrast = open_clip.ClipLoss()
         looks = [(fact.object, fact.artist, fact.color, fact.trim, fact.details) for fact in scenes.facts]
         number = {look: i for i, look in enumerate(dict.fromkeys(looks))}
@@ -86,11 +85,21 @@ class JudgePretraining(Pretraining):
         shares = logits.log_softmax(1).masked_fill(~same, 0).sum(1)
         return -(shares / same.sum(1).clamp(min=1))[same.any(1)].mean()
 
+    def on_train_batch_start(self, batch, batch_index):
+        if self.cfg.texts_only:
+            self.model.visual.requires_grad_(False).eval()
+
+    def captions(self, rows: np.ndarray, rng: np.random.Generator) -> list[str]:
+        """New words at each sight. Half of them name whose drawing it is, so that the scorer sees the drawing and not only its class."""
+        return [describe(self.scenes.facts[row], rng, styled=float(rng.random() < 0.5)) for row in rows]
+
     def loss(self, rows):
+        rng = np.random.default_rng([self.cfg.seed, self.global_step, 1])
+        ids = self.tokens(self.captions(rows, rng)).to(self.device)
         x = pixels(self.take(self.scenes.images, rows))
         grain = 0.06 * torch.rand(len(x), 1, 1, 1, device=x.device)  # drawn pictures are not clean
         x = x + grain * torch.randn_like(x)
-        images, texts, scale = self.model(x, self.ids[rows].to(self.device))
+        images, texts, scale = self.model(x, ids)
         right = (images @ texts.T).argmax(1) == torch.arange(len(rows), device=self.device)
         contrast = self.contrast(images.float(), texts.float(), scale.float())
         alike = self.alike(images.float(), self.drawing[rows].to(x.device))

@@ -146,6 +146,8 @@ class UNetPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, tokenizer, text_encoder: CLIPTextModel):
         super().__init__(cfg, scenes)
         self.latents, self.masks = latents, scenes.masks
+        plain = [fact.color and not (fact.trim or fact.details or fact.second) for fact in scenes.facts]
+        self.pool = np.concatenate([self.pool, np.repeat(np.flatnonzero(plain), cfg.colored - 1)])
         padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         tokens = lambda texts: tokenizer(texts, **padded).input_ids
         rng = lambda i: np.random.default_rng([cfg.seed, i])
@@ -183,6 +185,9 @@ class UNetPretraining(Pretraining):
             self.model.compile()
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
 
+    def on_train_batch_start(self, batch, batch_index):
+        self.model.requires_grad_(self.global_step >= self.cfg.settle)
+
     def on_save_checkpoint(self, checkpoint):
         if self.cfg.snapshots:  # with the averaged weights, where there is an average
             weights = {
@@ -206,7 +211,8 @@ class UNetPretraining(Pretraining):
             torch.randperm(len(x)).to(self.device),
         )  # rows are sorted
         # One timestep from each of B equal strata: the same expectation as independent ones with less variance.
-        t = ((strata + torch.rand(len(x), device=self.device)) / len(x) * steps).long().clamp(max=steps - 1)
+        share = (strata + torch.rand(len(x), device=self.device)) / len(x)
+        t = (share**self.cfg.early * steps).long().clamp(max=steps - 1)
         noise = torch.randn_like(x)
         noisy = self.scheduler.add_noise(x, noise, t)
         target = self.scheduler.get_velocity(x, noise, t)
@@ -216,7 +222,9 @@ class UNetPretraining(Pretraining):
         error = (drawn.float() - target).square()
         error = (self.share(rows, x.shape[-1]) * error).mean((1, 2, 3))
         snr = self.alphas[t] / (1 - self.alphas[t])
-        weight = snr.clamp(max=self.cfg.snr_gamma) / (snr + 1)  # min-SNR-gamma for v-prediction (Hang et al. 2023)
+        # The velocity's error weighs 1, as it comes, but the picture's, snr + 1 times it, at most snr_gamma. Min-SNR-gamma's own
+        # weight, min(snr, gamma) / (snr + 1), is under .04 in the first three of ten steps, which decide colours.
+        weight = (snr + 1).clamp(max=self.cfg.snr_gamma) / (snr + 1)
         losses = {"loss": (weight * error).mean(), "error": error.mean().detach()}
         if self.looks:
             asked = self.here(~dropped).float()
