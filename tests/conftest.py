@@ -1,5 +1,6 @@
 """Tiny real models, built from configurations once per test session: no mocks, no network."""
 
+import logging
 import os
 import shutil
 import threading
@@ -180,7 +181,8 @@ def perfusion_on(tmp_path, monkeypatch):
     """perfusion_on(assets, cache)("train", ...) is the command line, run in this process in an empty folder."""
     from helpers_emojiland import command_line
 
-    return lambda assets, cache: command_line(monkeypatch, assets, cache, tmp_path)
+    yield lambda assets, cache: command_line(monkeypatch, assets, cache, tmp_path)
+    logging.getLogger("perfusion").setLevel(logging.NOTSET)  # -q lowers it for the whole process
 
 
 @pytest.fixture
