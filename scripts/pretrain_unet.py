@@ -146,8 +146,6 @@ class UNetPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, tokenizer, text_encoder: CLIPTextModel):
         super().__init__(cfg, scenes)
         self.latents, self.masks = latents, scenes.masks
-        plain = [fact.color and not (fact.trim or fact.details or fact.second) for fact in scenes.facts]
-        self.pool = np.concatenate([self.pool, np.repeat(np.flatnonzero(plain), cfg.colored - 1)])
         padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         tokens = lambda texts: tokenizer(texts, **padded).input_ids
         rng = lambda i: np.random.default_rng([cfg.seed, i])
@@ -184,6 +182,11 @@ class UNetPretraining(Pretraining):
         if cfg.compile:
             self.model.compile()
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
+
+    def often(self, fact: Facts) -> int:
+        """cfg.colored times where the caption's colour is the only one."""
+        only = fact.color and not (fact.trim or fact.details or fact.second)
+        return self.cfg.colored if only else super().often(fact)
 
     def on_train_batch_start(self, batch, batch_index):
         self.model.requires_grad_(self.global_step >= self.cfg.settle)

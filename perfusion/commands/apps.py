@@ -132,9 +132,7 @@ def _check(app: str, overrides: list[str]) -> None:
             if values != overrides or "hydra.mode=MULTIRUN" in values:
                 check_jobs(app, values, lambda cfg: _work(app, cfg))
             else:
-                cfg = compose(
-                    app, [*values, f"hydra.job.name={app}", "hydra.mode=RUN"], RunMode.RUN
-                )  # as Hydra itself does
+                cfg = compose(app, values, RunMode.RUN)
                 folder = Path(cfg.hydra.run.dir)
                 check_hydra(cfg.hydra, cfg.name if _is_job(app, cfg) else None)
                 with open_dict(cfg):

@@ -62,8 +62,10 @@ def compose(app: str, overrides: list[str], mode: RunMode | None = None) -> Dict
     Raises Hydra's and OmegaConf's errors, and UserError for an override at which they fail in another way.
     """
     loader = GlobalHydra.instance().hydra.config_loader
+    # As Hydra itself adds them, in its order: it then asks for the very configuration that is known.
+    own = [word for word in (f"hydra.job.name={app}", mode and f"hydra.mode={mode.name}") if word not in overrides]
     load = lambda some: (
-        hydra.compose(app, some) if mode is None else loader.load_configuration(app, some, run_mode=mode)
+        hydra.compose(app, some) if mode is None else loader.load_configuration(app, [*some, *own], run_mode=mode)
     )
     try:
         return load(overrides)
@@ -103,8 +105,7 @@ def check_jobs(app: str, overrides: list[str], check: Callable[[DictConfig], obj
     check: returns the job's work where jobs of the same may share a folder, else None. Within initialize_config_dir. What it
     raises, and Hydra's errors, come as they are. Another sweeper than Hydra's own makes its jobs as it goes: they are left to it.
     """
-    mode = [] if "hydra.mode=MULTIRUN" in overrides else ["hydra.mode=MULTIRUN"]  # as Hydra itself adds it
-    master = compose(app, [*overrides, f"hydra.job.name={app}", *mode], RunMode.MULTIRUN)
+    master = compose(app, overrides, RunMode.MULTIRUN)
     loader = GlobalHydra.instance().hydra.config_loader
     sweeper = master.hydra.sweeper
     if not sweeper._target_.endswith(f".{BasicSweeper.__name__}"):

@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import CSVLogger
 from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache, home
 from perfusion.emojiland.muon import optimizer_of
+from perfusion.emojiland.scenes import Facts
 from perfusion.errors import UserError
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -27,8 +28,11 @@ class Pretraining(pl.LightningModule):
         super().__init__()
         self.cfg = cfg
         self._resident: dict[int, torch.Tensor] = {}
-        # Scenes of two objects, the hardest, are drawn cfg.twos times as often as the others.
-        self.pool = np.repeat(np.arange(len(scenes)), [cfg.twos if fact.second else 1 for fact in scenes.facts])
+        self.pool = np.repeat(np.arange(len(scenes)), [self.often(fact) for fact in scenes.facts])
+
+    def often(self, fact: Facts) -> int:
+        """How many times as often as others a scene is drawn: cfg.twos times where there are two objects, the hardest."""
+        return self.cfg.twos if fact.second else 1
 
     def take(self, array: np.ndarray, rows: np.ndarray) -> torch.Tensor:
         """Rows of an array of the scenes, as a tensor on the module's device; a GPU keeps the whole array."""

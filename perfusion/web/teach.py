@@ -146,7 +146,10 @@ class Teach:
     def paint(self, lesson: Lesson | None, at: int | None, painted: dict | None, event: gr.SelectData):
         if lesson is None:
             return [gr.skip()] * 4
-        masks = self.taken(lesson, at, painted) if at is not None else gr.skip()
+        masks = gr.skip()
+        if at is not None:
+            lesson.mend(at, mask_of(painted))
+            masks = lesson.overlays()
         picture, mask = lesson.picture_and_mask(event.index)
         scale = CANVAS / max(picture.size)
         size = tuple(round(scale * s) for s in picture.size)
@@ -156,13 +159,9 @@ class Teach:
         value = {"background": picture.convert("RGBA"), "layers": [layer], "composite": None}
         return masks, event.index, gr.update(value=value, visible=True), gr.update(visible=True)
 
-    def taken(self, lesson: Lesson, at: int, painted: dict | None):
-        """The masks, that of picture `at` as it is painted."""
-        lesson.mend(at, mask_of(painted))
-        return lesson.overlays()
-
     def take_mask(self, lesson: Lesson, at: int, painted: dict | None):
-        return self.taken(lesson, at, painted), *self.put_away()
+        lesson.mend(at, mask_of(painted))
+        return lesson.overlays(), *self.put_away()
 
     def put_away(self):
         return None, gr.update(visible=False), gr.update(visible=False)
@@ -170,7 +169,7 @@ class Teach:
     def learn(self, uploads, word: str, lesson: Lesson | None, at: int | None, painted, name: str, steps: float):
         before, lesson = lesson, self.opened(uploads, word, lesson)
         if at is not None and lesson is before:  # strokes count, whether or not they were taken before
-            self.taken(lesson, at, painted)
+            lesson.mend(at, mask_of(painted))
         name = (name or "").strip() or f"{lesson.word}*"
         add_placeholders(self.studio.tokenizer, [name])
         if not 1 <= steps <= MOST_STEPS:

@@ -33,7 +33,7 @@ def test_a_training_shows_ten_lines_and_quiet_its_answer(perfusion_here, monkeyp
     assert Path("run/report.html").read_text().startswith("<!doctype html>")
     assert "Parsing model identifier" in Path("run/train.log").read_text()
 
-    perfusion_here("-q", "train", *BAR, "picture=false", "attention=false", "hydra.run.dir=quiet")
+    perfusion_here("-q", "train", *BAR, "hydra.run.dir=quiet")
     said = capfd.readouterr()
     assert said.out.startswith("kept: ") and not said.err.strip(), said.err
 
