@@ -12,7 +12,16 @@ from pathlib import Path
 from perfusion.experiments.sweep import commands, experiments
 
 # What decides most comes first, so that a run that is cut leaves it.
-FIRST = ("baselines", "key_locking", "zero_shot_mask", "one_shot", "lock_type", "sigmoid_bias", "sigmoid_temperature")
+FIRST = (
+    "rates",
+    "baselines",
+    "key_locking",
+    "zero_shot_mask",
+    "one_shot",
+    "lock_type",
+    "sigmoid_bias",
+    "sigmoid_temperature",
+)
 OURS = tuple(name for name in experiments() if name not in FIRST and not name.endswith("quick"))
 
 

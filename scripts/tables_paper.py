@@ -1,6 +1,8 @@
 """The tables about the paper's claims, out of results/ablations and results/figures."""
 
-from tables_cells import RESULTS, VERDICTS, difference, seconds, table
+from collections import defaultdict
+
+from tables_cells import RESULTS, VERDICTS, difference, load, seconds, table
 
 from perfusion.results import read_result
 
@@ -70,6 +72,19 @@ def committed() -> str:
             )
         )
     return table("experiment | concepts | training seeds | prompts | jobs | all of them", rows)
+
+
+def rates() -> str:
+    """What each method reaches at each learning rate that was tried, its best in bold."""
+    tried = defaultdict(dict)
+    for arm, reached in load("ablations/rates")["arms"].items():
+        method, rate = arm.rsplit("_", 1)
+        tried[method][rate] = reached["read_hypervolume"]
+    rows = []
+    for method, areas in tried.items():
+        said = [f"{rate}: {'**' * (area == max(areas.values()))}{area:.3f}" for rate, area in areas.items()]
+        rows.append((f"`{method}`", "; ".join(text + "**" * ("**" in text) for text in said)))
+    return table("method | area under the reader's front by learning rate", rows)
 
 
 def equal_bias() -> str:

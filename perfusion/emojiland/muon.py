@@ -3,15 +3,17 @@
 import torch
 from torch import Tensor, nn
 
+from perfusion.config import native_bfloat16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic
 STEPS = 5
 MOMENTUM = 0.95
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Newton-Schulz: [N, m, n] to what has nearly the same singular vectors and singular values near 1, in bfloat16."""
+    """Newton-Schulz: [N, m, n] to what has nearly the same singular vectors and singular values near 1; in bfloat16 where that is quick."""
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if matrices.is_cuda or native_bfloat16() else matrices
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)

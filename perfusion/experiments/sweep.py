@@ -34,6 +34,7 @@ CONCEPTS = (
     "teapot", "teddy", "television",
 )  # fmt: skip
 ONE_PLACE = ("key_locking", "zero_shot_mask")  # whose photos have one background: what the lock and the mask are for
+TUNING = ("rates",)  # on dev concepts and dev prompts, which their files name
 
 
 def experiments() -> list[str]:
@@ -44,10 +45,10 @@ def experiments() -> list[str]:
 def commands(experiment: str) -> tuple[str, str]:
     """The two behind results/ablations/EXPERIMENT.json: the sweep, and what joins its jobs."""
     where = "one_place/" if experiment in ONE_PLACE else ""
-    concepts = (
-        "" if experiment.endswith("quick") else f"concept={','.join(where + name for name in CONCEPTS)} seed=0,1,2 "
-    )
-    sweep = f"perfusion train -m +experiment={experiment} {concepts}evaluation.split=final"
+    own = experiment.endswith("quick") or experiment in TUNING
+    concepts = "" if own else f"concept={','.join(where + name for name in CONCEPTS)} seed=0,1,2 "
+    split = "dev" if experiment in TUNING else "final"
+    sweep = f"perfusion train -m +experiment={experiment} {concepts}evaluation.split={split}"
     return sweep, f"perfusion collect experiment={experiment}"
 
 

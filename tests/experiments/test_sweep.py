@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 from helpers_emojiland import QUICK, SCORE, command, elsewhere
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from perfusion.config import CONF
 from perfusion.experiments.sheets import kept_pictures
+from perfusion.experiments.sweep import check_job, experiments
 from perfusion.results import read_result
 
 SWEEP = ("train", "-m", "+experiment=lock_type", "concept=cat,teddy", *QUICK, *SCORE)
@@ -246,3 +250,15 @@ def test_switches_of_the_ablations_train(perfusion_here, prompts, capsys):
         assert (config["shots"] == 1) == (name == "one_shot") and config["masked_prior"] == (name == "masked_prior")
     files = [p.read_bytes() for p in Path("multirun/trainings").glob("*/concept.safetensors")]
     assert len(set(files)) == 3
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_a_committed_experiment_can_run(name):
+    """Every arm is one that a training takes, every claim is about two of them, and the command runs them all."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [f"+experiment={name}", "concept=cat"], return_hydra_config=True)
+    assert set(cfg.hydra.sweeper.params.arm.replace(" ", "").split(",")) == set(cfg.arms)
+    assert {c[side] for c in cfg.comparisons for side in ("better", "worse")} <= set(cfg.arms)
+    for arm in cfg.arms:
+        cfg.arm = arm
+        check_job(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
