@@ -4,6 +4,7 @@ python scripts/pretrain_unet.py [minutes=60] [steps=5800] [start=FOLDER name=NAM
 """
 
 import copy
+import itertools
 import math
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -14,16 +15,19 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from perfusion.config import native_bfloat16
 from perfusion.emojiland.cache import SceneCache
 from perfusion.emojiland.pretraining import DEVICE, Pretraining, fit, pixels
-from perfusion.emojiland.scenes import Facts, describe
+from perfusion.emojiland.scenes import Facts, describe, drawing_of
 from perfusion.method.attention import Recorder
 from perfusion.method.layers import cross_attentions
 from perfusion.method.text import single_token
+
+DRAWN = 32  # pixels a side of the drawings that names are made from
 
 
 @torch.no_grad()
@@ -100,34 +104,56 @@ class Looks:
         return torch.cat(shares, 1).mean(1)
 
 
+def drawings_of(scenes: SceneCache) -> np.ndarray:
+    """Every scene's main object as it is drawn, premultiplied RGBA uint8 [2, N, DRAWN, DRAWN, 4]: as it is, and without its body's colour."""
+    file = scenes.folder / f"drawings-{DRAWN}.npy"
+    if not file.exists():
+        drawn = []
+        for fact in tqdm(scenes.facts, desc="drawing objects"):
+            whole = _square(drawing_of(fact))
+            drawn.append((whole, _square(drawing_of(replace(fact, color=None))) if fact.color else whole))
+        unfinished = file.with_suffix(".part.npy")
+        np.save(unfinished, np.array(drawn).swapaxes(0, 1))
+        unfinished.rename(file)
+    return np.load(file, mmap_mode="r")
+
+
+def _square(drawing: Image.Image) -> np.ndarray:
+    side = max(drawing.size)
+    square = Image.new("RGBA", (side, side))
+    square.paste(drawing, ((side - drawing.width) // 2, (side - drawing.height) // 2))
+    return np.asarray(square.convert("RGBa").resize((DRAWN, DRAWN), Image.Resampling.BOX))
+
+
 class Names(torch.nn.Module):
     """A name for the look of every scene's object, as "Pikachu" is in captions of real pictures: values at the class's word.
 
-    While names are given, every cross-attention layer's value of that word is moved by one learned vector for the drawing and
-    one for each of its colours; its keys stay the class's. Without names no single word's value ever carries a whole look,
-    which is what a concept's o* has to do. They are needed for training alone.
+    While names are given, every cross-attention layer's value of that word is moved by what a small network makes of the
+    object's drawing; its keys stay the class's. Without names no single word's value ever carries a whole look, which is what
+    a concept's o* has to do; and by a network, unlike a table of the drawings, what lies between two of them has a name too,
+    so that a new drawing can be told. Needed for training alone.
     """
 
-    GAIN = 25.0  # tables learn so many times faster than the UNet, whose rate is for weights
-
-    def __init__(self, facts: list[Facts], unet: UNet2DConditionModel):
+    def __init__(self, unet: UNet2DConditionModel):
         super().__init__()
         self.layers = [layer.to_v for layer in cross_attentions(unet).values()]
         self.widths = [layer.out_features for layer in self.layers]
-        columns = zip(*(((fact.object, fact.artist), fact.color, fact.trim, fact.details) for fact in facts))
-        numbers, self.tables = [], torch.nn.ModuleList()
-        for column in columns:
-            kinds = {value: i for i, value in enumerate(dict.fromkeys(column))}
-            numbers.append([kinds[value] for value in column])
-            self.tables.append(torch.nn.Embedding(len(kinds), sum(self.widths)))
-            torch.nn.init.normal_(self.tables[-1].weight, std=0.004)
-        self.register_buffer("numbers", torch.tensor(numbers).T.contiguous(), persistent=False)  # [N, 4]
+        channels, parts = (4, 32, 64, 128), []
+        for before, after in itertools.pairwise(channels):
+            parts += [torch.nn.Conv2d(before, after, 3, 2, 1), torch.nn.GroupNorm(8, after), torch.nn.SiLU()]
+        flat = channels[-1] * (DRAWN // 8) ** 2
+        self.said = torch.nn.Sequential(
+            *parts,
+            torch.nn.Flatten(),
+            torch.nn.Linear(flat, 256),
+            torch.nn.SiLU(),
+            torch.nn.Linear(256, sum(self.widths)),
+        )
 
     @contextmanager
-    def given(self, rows: np.ndarray, at: torch.Tensor, whole: torch.Tensor):
-        """Inside, the values at the tokens `at` [B, T] (1 or 0) are those of the rows' names; of the body's colour where `whole` [B]."""
-        drawing, color, *parts = (table(numbers) for table, numbers in zip(self.tables, self.numbers[rows].T))
-        moved = self.GAIN * sum((drawing, whole[:, None] * color, *parts))
+    def given(self, drawings: torch.Tensor, at: torch.Tensor):
+        """Inside, the values at the tokens `at` [B, T] (1 or 0) are those of the names of `drawings` uint8 [B, DRAWN, DRAWN, 4]."""
+        moved = self.said(drawings.permute(0, 3, 1, 2).float() / 127.5 - 1)
         with ExitStack() as hooks:
             for layer, part in zip(self.layers, moved.split(self.widths, 1)):
                 added = at[:, :, None] * part[:, None]
@@ -145,7 +171,7 @@ def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 class UNetPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, tokenizer, text_encoder: CLIPTextModel):
         super().__init__(cfg, scenes)
-        self.latents, self.masks = latents, scenes.masks
+        self.latents, self.masks, self.drawings = latents, scenes.masks, tuple(drawings_of(scenes)) if cfg.named else ()
         padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         tokens = lambda texts: tokenizer(texts, **padded).input_ids
         rng = lambda i: np.random.default_rng([cfg.seed, i])
@@ -156,7 +182,7 @@ class UNetPretraining(Pretraining):
             [describe(replace(fact, color=None), rng(i), styled=0) for i, fact in enumerate(scenes.facts)],
         )
         self.empty, self.ids = tokens([""]), torch.stack([tokens(text) for text in texts])  # [3, N, T]
-        self.parted = torch.tensor([bool(fact.trim or fact.details) for fact in scenes.facts])
+        self.parted = torch.tensor([bool(fact.trim or fact.details or fact.mutant) for fact in scenes.facts])
         objects = torch.tensor([single_token(tokenizer, fact.object) for fact in scenes.facts])
         self.words = (self.ids == objects[:, None]).int().argmax(2)  # where each caption names its object [3, N]
         # The mask is the main object's alone: pictures of more than that count in full everywhere.
@@ -178,14 +204,14 @@ class UNetPretraining(Pretraining):
         else:
             self.model = build(cfg, latents.shape[1], latents.shape[-1], text_encoder.config.hidden_size)
         self.looks = Looks(self.model) if cfg.local else None
-        self.names = Names(scenes.facts, self.model) if cfg.named else None
+        self.names = Names(self.model) if cfg.named else None
         if cfg.compile:
             self.model.compile()
         self.register_buffer("alphas", self.scheduler.alphas_cumprod, persistent=False)
 
     def often(self, fact: Facts) -> int:
         """cfg.colored times where the caption's colour is the only one."""
-        only = fact.color and not (fact.trim or fact.details or fact.second)
+        only = fact.color and not (fact.trim or fact.details or fact.second or fact.mutant)
         return self.cfg.colored if only else super().often(fact)
 
     def on_train_batch_start(self, batch, batch_index):
@@ -220,7 +246,7 @@ class UNetPretraining(Pretraining):
         noisy = self.scheduler.add_noise(x, noise, t)
         target = self.scheduler.get_velocity(x, noise, t)
         at = torch.nn.functional.one_hot(words, ids.shape[1]) * self.here(named & ~dropped)[:, None]
-        with self.names.given(rows, at, self.here(wording == 2)) if self.names else nullcontext():
+        with self.named(rows, wording == 2, at):
             drawn = self.model(noisy, t, encodings).sample
         error = (drawn.float() - target).square()
         error = (self.share(rows, x.shape[-1]) * error).mean((1, 2, 3))
@@ -237,6 +263,13 @@ class UNetPretraining(Pretraining):
             losses["outside"] = outside.detach()
         return losses
 
+    def named(self, rows: np.ndarray, whole: torch.Tensor, at: torch.Tensor):
+        """Inside, the words at `at` have their names; of the body's colour where `whole` [B]."""
+        if not self.names:
+            return nullcontext()
+        with_color, without = (self.take(drawings, rows) for drawings in self.drawings)
+        return self.names.given(torch.where(self.here(whole)[:, None, None, None], with_color, without), at)
+
     def share(self, rows, side: int) -> torch.Tensor:
         """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
         masks = self.take(self.masks, rows).float()[:, None] / 255
@@ -248,7 +281,7 @@ class UNetPretraining(Pretraining):
 @hydra.main("../conf/pretrain", "unet", version_base="1.3")
 def main(cfg) -> None:
     folder = Path(cfg.assets) / "pipeline"
-    scenes = SceneCache(cfg.scenes, 1, held_out=False)
+    scenes = SceneCache(cfg.scenes, 1, held_out=False, mutants=cfg.mutants)
     vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")

@@ -21,8 +21,8 @@ def world() -> str:
     return hashlib.sha256(b"".join(s.image.tobytes() + s.caption.encode() for s in drawn)).hexdigest()[:8]
 
 
-def _chunk(seed: int, start: int, count: int, held_out: bool):
-    drawn = [scene(seed, start + i, held_out) for i in range(count)]
+def _chunk(seed: int, start: int, count: int, held_out: bool, mutants: float):
+    drawn = [scene(seed, start + i, held_out, mutants) for i in range(count)]
     images = np.stack([np.asarray(s.image) for s in drawn])
     masks = np.stack([np.asarray(s.mask) for s in drawn])
     return images, masks, [{"caption": s.caption, **asdict(s.facts)} for s in drawn]
@@ -34,10 +34,11 @@ class SceneCache:
     `images` uint8 [count, SIDE, SIDE, 3], `masks` uint8 [count, SIDE, SIDE], `captions` list of str, `facts` list of Facts.
     """
 
-    def __init__(self, count: int, seed: int, held_out: bool, folder: Path | None = None):
-        self.folder = folder or home() / f"emojiland/scenes-{world()}-{count}-{seed}-{'all' if held_out else 'train'}"
+    def __init__(self, count: int, seed: int, held_out: bool, folder: Path | None = None, mutants: float = 0.0):
+        of = f"{world()}-{count}-{seed}-{'all' if held_out else 'train'}{f'-{mutants:g}' if mutants else ''}"
+        self.folder = folder or home() / f"emojiland/scenes-{of}"
         if not (self.folder / "records.json").exists():
-            self._draw(count, seed, held_out)
+            self._draw(count, seed, held_out, mutants)
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         self.masks = np.load(self.folder / "masks.npy", mmap_mode="r")
         records = json.loads((self.folder / "records.json").read_text())
@@ -47,14 +48,14 @@ class SceneCache:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def _draw(self, count: int, seed: int, held_out: bool) -> None:
+    def _draw(self, count: int, seed: int, held_out: bool, mutants: float) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         shape = (count, SIDE, SIDE)
         images = np.lib.format.open_memmap(self.folder / "images.npy", "w+", np.uint8, (*shape, 3))
         masks = np.lib.format.open_memmap(self.folder / "masks.npy", "w+", np.uint8, shape)
         records, starts = [], range(0, count, CHUNK)
         with ProcessPoolExecutor() as pool:
-            jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), held_out) for start in starts]
+            jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), held_out, mutants) for start in starts]
             for start, job in zip(starts, tqdm(jobs, desc=f"drawing {count} scenes", unit="k")):
                 drawn, masked, facts = job.result()
                 images[start : start + len(drawn)], masks[start : start + len(drawn)] = drawn, masked

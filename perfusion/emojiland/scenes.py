@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from perfusion.emojiland.mutants import mutant
 from perfusion.emojiland.places import background
 from perfusion.emojiland.sprites import artists_of, parts, sprites, tinted
 from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, ARTS, CLASSES, COLORS, EYES, PLACES
@@ -34,6 +35,7 @@ class Facts:
     art: str | None = None
     trim: str | None = None  # the colour of its second part, `color` being that of its body
     details: str | None = None  # and of its third
+    mutant: int | None = None  # the seed by which its drawing was changed into one that nobody drew
 
 
 @dataclass(frozen=True)
@@ -155,18 +157,25 @@ def _stylised(picture: Image.Image, art: str) -> Image.Image:
     return Image.fromarray(paper.astype(np.uint8), "RGB")
 
 
+def drawing_of(facts: Facts) -> Image.Image:
+    """The main object's drawing, RGBA, in its colours."""
+    colors = (facts.color, facts.trim, facts.details)
+    if facts.mutant is not None:
+        return mutant(facts.object, facts.artist, colors, facts.mutant)
+    return tinted(facts.object, facts.artist, *colors) if any(colors) else sprites()[facts.object, facts.artist]
+
+
 def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
     """The picture of the facts and the main object's mask; position, size and tint from `rng`."""
     picture = background(facts.place, rng, SIDE).convert("RGBA")
     if facts.art == "pencil":  # lines of the place stay fainter than those of the objects
         picture = Image.blend(picture, Image.new("RGBA", picture.size, "white"), 0.6)
     cover = Image.new("RGBA", picture.size)  # what stands in front of the background, the main object last
-    names = [(facts.object, facts.artist, (facts.color, facts.trim, facts.details))]
+    drawings = [drawing_of(facts)]
     if facts.second:
-        names.insert(0, (facts.second, facts.second_artist, (None, None, None)))
+        drawings.insert(0, sprites()[facts.second, facts.second_artist])
     left = int(rng.integers(2))  # which side the main object takes when there are two
-    for position, (name, artist, colors) in enumerate(names):
-        drawing = tinted(name, artist, *colors) if any(colors) else sprites()[name, artist]
+    for position, drawing in enumerate(drawings):
         limit = rng.uniform(28, 31) if facts.second else rng.uniform(42, 52) + 4 * (facts.art == "pixel")
         if facts.accessory in ("hat", "crown"):
             limit = min(limit, 44)
@@ -188,10 +197,15 @@ def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Ima
     return (_stylised(picture, facts.art) if facts.art else picture), mask
 
 
-def scene(seed: int, index: int, held_out: bool = False) -> Scene:
-    """Scene `index` of the stream `seed`: the same pixels, mask, caption and facts every time."""
-    rng = np.random.default_rng([seed, index])
+def scene(seed: int, index: int, held_out: bool = False, mutants: float = 0.0) -> Scene:
+    """Scene `index` of the stream `seed`: the same pixels, mask, caption and facts every time.
+
+    mutants: the share of scenes whose object is a drawing that nobody drew; the others are the same at any share.
+    """
+    rng, apart = np.random.default_rng([seed, index]), np.random.default_rng([seed, index, 1])
     facts = sample_facts(rng, held_out)
+    if apart.random() < mutants:
+        facts = replace(facts, mutant=int(apart.integers(2**31)))
     caption = describe(facts, rng)
     image, mask = draw(facts, rng)
     return Scene(image, mask, caption, facts)
