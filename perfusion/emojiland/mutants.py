@@ -27,8 +27,7 @@ def mutant(name: str, artist: str, colors: tuple[str | None, ...], seed: int) ->
         picture = Image.composite(other, picture, _half(picture.size, rng))
     for _ in range(rng.integers(3)):
         picture = _with_something(picture, rng)
-    if rng.random() < 0.85:
-        picture = _bent(picture, rng)
+    picture = _bent(picture, rng)
     return picture.crop(picture.getchannel("A").getbbox())
 
 

@@ -1,5 +1,7 @@
 """The world: deterministic, true to its captions, and blind to what is held out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -112,6 +114,21 @@ def test_scenes_of_two_objects_are_drawn_more_often(tmp_path):
     cache = SceneCache(100, 1, held_out=False, folder=tmp_path)
     pool = Pretraining(OmegaConf.create({"twos": 3}), cache).pool
     assert list(np.bincount(pool)) == [3 if fact.second else 1 for fact in cache.facts]
+
+
+def test_mutants_are_of_their_class_and_nobodys_drawing(monkeypatch):
+    """At any share the other scenes are what they are at 0; a mutant keeps the caption, and takes nothing from a held-out drawing."""
+    shown = [(scene(5, i), scene(5, i, mutants=0.5)) for i in range(40)]
+    changed = [b.facts.mutant is not None for _, b in shown]
+    assert 10 < sum(changed) < 30
+    for (plain, other), mutated in zip(shown, changed):
+        assert (plain.image.tobytes() == other.image.tobytes()) != mutated and plain.caption == other.caption
+        assert replace(other.facts, mutant=None) == plain.facts
+    asked = []
+    monkeypatch.setattr("perfusion.emojiland.mutants.tinted", lambda *of: asked.append(of[:2]) or tinted(*of))
+    for i in range(200):
+        scene(6, i, mutants=1.0)
+    assert len(asked) > 250 and not {*asked} & {*HELD_OUT.items()}
 
 
 def test_captions_repeat():
