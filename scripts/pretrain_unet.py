@@ -15,19 +15,16 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from PIL import Image
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from perfusion.config import native_bfloat16
-from perfusion.emojiland.cache import SceneCache
+from perfusion.emojiland.cache import DRAWN, SceneCache
 from perfusion.emojiland.pretraining import DEVICE, Pretraining, fit, pixels
-from perfusion.emojiland.scenes import Facts, describe, drawing_of
+from perfusion.emojiland.scenes import Facts, describe
 from perfusion.method.attention import Recorder
 from perfusion.method.layers import cross_attentions
 from perfusion.method.text import single_token
-
-DRAWN = 32  # pixels a side of the drawings that names are made from
 
 
 @torch.no_grad()
@@ -104,27 +101,6 @@ class Looks:
         return torch.cat(shares, 1).mean(1)
 
 
-def drawings_of(scenes: SceneCache) -> np.ndarray:
-    """Every scene's main object as it is drawn, premultiplied RGBA uint8 [2, N, DRAWN, DRAWN, 4]: as it is, and without its body's colour."""
-    file = scenes.folder / f"drawings-{DRAWN}.npy"
-    if not file.exists():
-        drawn = []
-        for fact in tqdm(scenes.facts, desc="drawing objects"):
-            whole = _square(drawing_of(fact))
-            drawn.append((whole, _square(drawing_of(replace(fact, color=None))) if fact.color else whole))
-        unfinished = file.with_suffix(".part.npy")
-        np.save(unfinished, np.array(drawn).swapaxes(0, 1))
-        unfinished.rename(file)
-    return np.load(file, mmap_mode="r")
-
-
-def _square(drawing: Image.Image) -> np.ndarray:
-    side = max(drawing.size)
-    square = Image.new("RGBA", (side, side))
-    square.paste(drawing, ((side - drawing.width) // 2, (side - drawing.height) // 2))
-    return np.asarray(square.convert("RGBa").resize((DRAWN, DRAWN), Image.Resampling.BOX))
-
-
 class Names(torch.nn.Module):
     """A name for the look of every scene's object, as "Pikachu" is in captions of real pictures: values at the class's word.
 
@@ -171,7 +147,7 @@ def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 class UNetPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, tokenizer, text_encoder: CLIPTextModel):
         super().__init__(cfg, scenes)
-        self.latents, self.masks, self.drawings = latents, scenes.masks, tuple(drawings_of(scenes)) if cfg.named else ()
+        self.latents, self.masks, self.drawings = latents, scenes.masks, scenes.drawings if cfg.named else None
         padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         tokens = lambda texts: tokenizer(texts, **padded).input_ids
         rng = lambda i: np.random.default_rng([cfg.seed, i])
@@ -267,8 +243,8 @@ class UNetPretraining(Pretraining):
         """Inside, the words at `at` have their names; of the body's colour where `whole` [B]."""
         if not self.names:
             return nullcontext()
-        with_color, without = (self.take(drawings, rows) for drawings in self.drawings)
-        return self.names.given(torch.where(self.here(whole)[:, None, None, None], with_color, without), at)
+        both = self.take(self.drawings, rows)  # as it is, and without its body's colour
+        return self.names.given(torch.where(self.here(whole)[:, None, None, None], both[:, 0], both[:, 1]), at)
 
     def share(self, rows, side: int) -> torch.Tensor:
         """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
