@@ -6,7 +6,7 @@ python scripts/pretrain_unet.py [minutes=60] [steps=5800] [start=FOLDER name=NAM
 import copy
 import itertools
 import math
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,32 +104,40 @@ class Looks:
 class Names(torch.nn.Module):
     """A name for the look of every scene's object, as "Pikachu" is in captions of real pictures: values at the class's word.
 
-    While names are given, every cross-attention layer's value of that word is moved by what a small network makes of the
-    object's drawing; its keys stay the class's. Without names no single word's value ever carries a whole look, which is what
-    a concept's o* has to do; and by a network, unlike a table of the drawings, what lies between two of them has a name too,
-    so that a new drawing can be told. Needed for training alone.
+    While names are given, every cross-attention layer's value of that word is moved by a linear map of the drawing's code; its
+    keys stay the class's. Without names no single word's value ever carries a whole look, which is what a concept's o* has to
+    do. The code is an autoencoder's of the drawing, so that what lies between two drawings has a name too, and a new drawing
+    can be told; a table of the drawings would be a list. Needed for training alone.
     """
 
-    def __init__(self, unet: UNet2DConditionModel):
+    GAIN = 5.0  # the linear map learns so many times faster than the UNet, whose rate is for weights
+
+    def __init__(self, unet: UNet2DConditionModel, code: int = 128):
         super().__init__()
         self.layers = [layer.to_v for layer in cross_attentions(unet).values()]
         self.widths = [layer.out_features for layer in self.layers]
-        channels, parts = (4, 32, 64, 128), []
+        channels, side = (4, 32, 64, 128), DRAWN // 8
+        down, up = [], []
         for before, after in itertools.pairwise(channels):
-            parts += [torch.nn.Conv2d(before, after, 3, 2, 1), torch.nn.GroupNorm(8, after), torch.nn.SiLU()]
-        flat = channels[-1] * (DRAWN // 8) ** 2
-        self.said = torch.nn.Sequential(
-            *parts,
-            torch.nn.Flatten(),
-            torch.nn.Linear(flat, 256),
-            torch.nn.SiLU(),
-            torch.nn.Linear(256, sum(self.widths)),
+            down += [torch.nn.Conv2d(before, after, 4, 2, 1), torch.nn.GroupNorm(8, after), torch.nn.SiLU()]
+            up = [torch.nn.GroupNorm(8, after), torch.nn.SiLU(), torch.nn.ConvTranspose2d(after, before, 4, 2, 1), *up]
+        self.coded = torch.nn.Sequential(*down, torch.nn.Flatten(), torch.nn.Linear(128 * side**2, code))
+        self.decoded = torch.nn.Sequential(
+            torch.nn.Linear(code, 128 * side**2), torch.nn.Unflatten(1, (128, side, side)), *up
         )
+        self.said = torch.nn.Linear(code, sum(self.widths))
+        torch.nn.init.normal_(self.said.weight, std=0.01)
+
+    def forward(self, drawings: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the names of drawings uint8 [B, DRAWN, DRAWN, 4] add to the values [B, sum of widths], and the code's error."""
+        x = drawings.permute(0, 3, 1, 2).float() / 127.5 - 1
+        code = torch.nn.functional.layer_norm(self.coded(x), (self.said.in_features,))
+        noisy = code + 0.1 * torch.randn_like(code)  # near codes are of near drawings
+        return self.GAIN * self.said(noisy), (self.decoded(noisy) - x).square().mean()
 
     @contextmanager
-    def given(self, drawings: torch.Tensor, at: torch.Tensor):
-        """Inside, the values at the tokens `at` [B, T] (1 or 0) are those of the names of `drawings` uint8 [B, DRAWN, DRAWN, 4]."""
-        moved = self.said(drawings.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    def given(self, moved: torch.Tensor, at: torch.Tensor):
+        """Inside, the values at the tokens `at` [B, T] (1 or 0) are moved by `moved` [B, sum of widths]."""
         with ExitStack() as hooks:
             for layer, part in zip(self.layers, moved.split(self.widths, 1)):
                 added = at[:, :, None] * part[:, None]
@@ -222,7 +230,13 @@ class UNetPretraining(Pretraining):
         noisy = self.scheduler.add_noise(x, noise, t)
         target = self.scheduler.get_velocity(x, noise, t)
         at = torch.nn.functional.one_hot(words, ids.shape[1]) * self.here(named & ~dropped)[:, None]
-        with self.named(rows, wording == 2, at):
+        losses = {}
+        with ExitStack() as names:
+            if self.names:
+                both = self.take(self.drawings, rows)  # as it is, and without its body's colour
+                whole = self.here(wording == 2)[:, None, None, None]
+                moved, losses["code"] = self.names(torch.where(whole, both[:, 0], both[:, 1]))
+                names.enter_context(self.names.given(moved, at))
             drawn = self.model(noisy, t, encodings).sample
         error = (drawn.float() - target).square()
         error = (self.share(rows, x.shape[-1]) * error).mean((1, 2, 3))
@@ -230,21 +244,14 @@ class UNetPretraining(Pretraining):
         # The velocity's error weighs 1, as it comes, but the picture's, snr + 1 times it, at most snr_gamma. Min-SNR-gamma's own
         # weight, min(snr, gamma) / (snr + 1), is under .04 in the first three of ten steps, which decide colours.
         weight = (snr + 1).clamp(max=self.cfg.snr_gamma) / (snr + 1)
-        losses = {"loss": (weight * error).mean(), "error": error.mean().detach()}
+        losses |= {"loss": (weight * error).mean() + losses.get("code", 0), "error": error.mean().detach()}
         if self.looks:
             asked = self.here(~dropped).float()
             masks = self.take(self.masks, rows).float() / 255
             outside = (asked * self.looks.outside(words, masks)).sum() / asked.sum().clamp(min=1)
             losses["loss"] = losses["loss"] + self.cfg.local * outside
             losses["outside"] = outside.detach()
-        return losses
-
-    def named(self, rows: np.ndarray, whole: torch.Tensor, at: torch.Tensor):
-        """Inside, the words at `at` have their names; of the body's colour where `whole` [B]."""
-        if not self.names:
-            return nullcontext()
-        both = self.take(self.drawings, rows)  # as it is, and without its body's colour
-        return self.names.given(torch.where(self.here(whole)[:, None, None, None], both[:, 0], both[:, 1]), at)
+        return losses | ({"code": losses["code"].detach()} if self.names else {})
 
     def share(self, rows, side: int) -> torch.Tensor:
         """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
