@@ -73,12 +73,12 @@ trap 'exit 1' INT TERM
 
 "$PYTHON" -c 'import torch; print("device:", torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", torch.__version__)' |
   while read -r line; do say "$line"; done &
-scenes() { "$PYTHON" -c "from perfusion.emojiland.cache import SceneCache; print(len(SceneCache($1, $2, held_out=$3)), 'scenes')"; }
+scenes() { "$PYTHON" -c "from perfusion.emojiland.cache import SceneCache; print(len(SceneCache($1, $2, held_out=$3, mutants=$4)), 'scenes')"; }
 export -f scenes
 export PYTHON
-stage scenes 300 bash -c "scenes $SCENES 1 False" || exit 1
+stage scenes 300 bash -c "scenes $SCENES 1 False 0.6" || exit 1
 
-stage scenes_all 300 bash -c "scenes $FEWER 2 True" &
+stage scenes_all 300 bash -c "scenes $FEWER 2 True 0" &
 ALL=$!
 train vae vae 50 scenes="$SCENES" $VAE &
 FIRST=$!

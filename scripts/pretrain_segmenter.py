@@ -121,7 +121,7 @@ def iou(p: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 def main(cfg) -> None:
     folder = Path(cfg.assets) / "clipseg"
     tokenizer = CLIPTokenizer.from_pretrained(Path(cfg.assets) / "pipeline/tokenizer")
-    module = SegmenterPretraining(cfg, SceneCache(cfg.scenes, 1, held_out=False), tokenizer)
+    module = SegmenterPretraining(cfg, SceneCache(cfg.scenes, 1, held_out=False, mutants=cfg.mutants), tokenizer)
     fit(module, "segmenter")
     module.model.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)

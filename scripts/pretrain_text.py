@@ -85,7 +85,7 @@ class TextPretraining(Pretraining):
 @hydra.main("../conf/pretrain", "text", version_base="1.3")
 def main(cfg) -> None:
     folder = Path(cfg.assets) / "pipeline"
-    scenes = SceneCache(cfg.scenes, 1, held_out=False)
+    scenes = SceneCache(cfg.scenes, 1, held_out=False, mutants=cfg.mutants)
     words = CLIPTokenizer.from_pretrained(folder / "tokenizer").get_vocab() if cfg.start else {}
     tokenizer = train_tokenizer(captions(20_000, seed=1), cfg.vocabulary - 64, cfg.length, folder / "tokenizer")
     module = TextPretraining(cfg, scenes, tokenizer)

@@ -70,7 +70,7 @@ def finish(vae: AutoencoderKL, scenes: SceneCache, target: Path, scale: bool) ->
 
 @hydra.main("../conf/pretrain", "vae", version_base="1.3")
 def main(cfg) -> None:
-    scenes = SceneCache(cfg.scenes, 1, held_out=False)
+    scenes = SceneCache(cfg.scenes, 1, held_out=False, mutants=cfg.mutants)
     module = VAEPretraining(cfg, scenes)
     fit(module, "vae")
     # The same encoder keeps its scale, whatever these scenes' variance: a UNet knows its latents.

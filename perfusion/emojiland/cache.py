@@ -55,7 +55,9 @@ class SceneCache:
     def __init__(self, count: int, seed: int, held_out: bool, folder: Path | None = None, mutants: float = 0.0):
         of = f"{world()}-{count}-{seed}-{'all' if held_out else 'train'}{f'-{mutants:g}' if mutants else ''}"
         self.folder = folder or home() / f"emojiland/scenes-{of}"
-        if not (self.folder / "records.json").exists():
+        if not all(
+            (self.folder / name).exists() for name in ("records.json", "drawings.npy")
+        ):  # older ones lack the second
             self._draw(count, seed, held_out, mutants)
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         self.masks = np.load(self.folder / "masks.npy", mmap_mode="r")
