@@ -65,7 +65,9 @@ class SegmenterPretraining(Pretraining):
         # Of an image patch: the class of its object, or (the last) nothing.
         self.kinds = torch.nn.Linear(self.model.config.vision_config.hidden_size, len(self.words) + 1)
 
-    def kind_loss(self, patches: torch.Tensor, masks: torch.Tensor, facts: list) -> torch.Tensor:
+    def kind_loss(
+        self, patches: torch.Tensor, masks: torch.Tensor, names: list[str], alone: list[bool]
+    ) -> torch.Tensor:
         """Cross-entropy of each patch's class, from the image tower alone [B, 1 + h x w, d]; needed for training only.
 
         Masks alone teach it to find any object, whatever word is asked for. Patches that show a little of an object, and all
@@ -73,8 +75,8 @@ class SegmenterPretraining(Pretraining):
         """
         logits = self.kinds(patches[:, 1:]).float()
         share = adaptive_avg_pool2d(masks, math.isqrt(logits.shape[1])).flatten(1)
-        kind = torch.tensor([self.words.index(fact.object) for fact in facts], device=share.device)[:, None]
-        alone = torch.tensor([not fact.second for fact in facts], device=share.device)[:, None]
+        kind = torch.tensor([self.words.index(name) for name in names], device=share.device)[:, None]
+        alone = torch.tensor(alone, device=share.device)[:, None]
         target = torch.where(share > 0.5, kind, torch.where(alone & (share < 0.05), len(self.words), -100))
         return cross_entropy(logits.flatten(0, 1), target.flatten())
 
@@ -89,14 +91,17 @@ class SegmenterPretraining(Pretraining):
         return self.model.decoder(activations, words).logits.float(), seen.last_hidden_state
 
     def loss(self, rows):
-        # One in five is asked of a class that is not there: the mask is then empty.
+        facts = [self.scenes.facts[row] for row in rows]
+        # Of two objects either is asked for; one in five is asked of a class that is not there: the mask is then empty.
+        second = torch.tensor([bool(fact.second) for fact in facts]) & (torch.rand(len(rows)) < 0.5)
         absent = torch.rand(len(rows)) < 0.2
-        names = [self.scenes.facts[row].object for row in rows]
+        there = [fact.second if other else fact.object for fact, other in zip(facts, second)]
+        names = list(there)
         for i in absent.nonzero().flatten().tolist():
-            fact = self.scenes.facts[rows[i]]
-            others = [word for word in self.words if word not in (fact.object, fact.second)]
+            others = [word for word in self.words if word not in (facts[i].object, facts[i].second)]
             names[i] = others[int(torch.randint(len(others), ()))]
-        own = self.take(self.scenes.masks, rows).float().div(255)
+        masks = self.take(self.scenes.masks, rows).float().div(255)
+        own = torch.where(second[:, None, None].to(masks.device), masks[:, 1], masks[:, 0])
         ids = self.ids[[self.words.index(name) for name in names]].to(self.device)
         x = pixels(self.take(self.scenes.images, rows))
         if torch.rand(()) < 0.5:  # scenes are never mirrored, the views that masks.segment averages are
@@ -107,7 +112,7 @@ class SegmenterPretraining(Pretraining):
         overlap = 2 * (p * masks).sum((1, 2)) + 1
         dice = 1 - overlap / (p.sum((1, 2)) + masks.sum((1, 2)) + 1)
         loss = binary_cross_entropy_with_logits(logits, masks) + 2 * dice.mean()  # Dice: 0.5 is where to cut
-        kinds = self.kind_loss(patches, own, [self.scenes.facts[row] for row in rows])
+        kinds = self.kind_loss(patches, own, there, [not fact.second for fact in facts])
         return {"loss": loss + kinds, "iou": iou(p, masks)[~absent].mean(), "kinds": kinds.detach()}
 
 

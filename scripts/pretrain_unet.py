@@ -86,7 +86,7 @@ class Looks:
         self.maps.append(probabilities)
 
     def outside(self, words: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-        """Share of the attention to the tokens at `words` [B] that falls outside `masks` [B, H, W]: one number a picture [B].
+        """Share of the attention to the tokens at `words` [B, K] that falls outside `masks` [B, K, H, W]: [B, K].
 
         The mean over layers and heads. FastComposer's localization (Xiao et al. 2023), free of how strong attention is.
         """
@@ -94,9 +94,9 @@ class Looks:
         self.maps = []
         for probabilities in maps:
             heat = probabilities.float().unflatten(0, (len(words), -1))  # [B, heads, h x w, T]
-            heat = heat.gather(3, words[:, None, None, None].expand(*heat.shape[:3], 1))[..., 0]
+            heat = heat.gather(3, words[:, None, None].expand(*heat.shape[:3], words.shape[1]))
             side = math.isqrt(heat.shape[2])
-            inside = torch.nn.functional.adaptive_avg_pool2d(masks, side).flatten(1)[:, None]
+            inside = torch.nn.functional.adaptive_avg_pool2d(masks, side).flatten(2).mT[:, None]  # [B, 1, h x w, K]
             shares.append(1 - (heat * inside).sum(2) / heat.sum(2).clamp(min=1e-6))
         return torch.cat(shares, 1).mean(1)
 
@@ -137,10 +137,10 @@ class Names(torch.nn.Module):
 
     @contextmanager
     def given(self, moved: torch.Tensor, at: torch.Tensor):
-        """Inside, the values at the tokens `at` [B, T] (1 or 0) are moved by `moved` [B, sum of widths]."""
+        """Inside, the values at the tokens `at` [B, K, T] (1 or 0) are moved by `moved` [B, K, sum of widths]."""
         with ExitStack() as hooks:
-            for layer, part in zip(self.layers, moved.split(self.widths, 1)):
-                added = at[:, :, None] * part[:, None]
+            for layer, part in zip(self.layers, moved.split(self.widths, 2)):
+                added = at.mT.to(part.dtype) @ part
                 hooks.enter_context(layer.register_forward_hook(lambda _, __, values, added=added: values + added))
             yield
 
@@ -167,10 +167,13 @@ class UNetPretraining(Pretraining):
         )
         self.empty, self.ids = tokens([""]), torch.stack([tokens(text) for text in texts])  # [3, N, T]
         self.parted = torch.tensor([bool(fact.trim or fact.details or fact.mutant) for fact in scenes.facts])
-        objects = torch.tensor([single_token(tokenizer, fact.object) for fact in scenes.facts])
-        self.words = (self.ids == objects[:, None]).int().argmax(2)  # where each caption names its object [3, N]
-        # The mask is the main object's alone: pictures of more than that count in full everywhere.
-        self.more = np.array([bool(fact.second or fact.accessory) for fact in scenes.facts])
+        objects = torch.tensor([[single_token(tokenizer, name) if name else -1 for name in (fact.object, fact.second)]
+                                for fact in scenes.facts])  # fmt: skip
+        # Where each caption names its objects, [3, N, 2]; a second one that is not there is nowhere.
+        self.words = (self.ids[:, :, None] == objects[:, :, None]).int().argmax(3)
+        self.there = objects >= 0
+        # Masks are of objects: pictures of more than that count in full everywhere.
+        self.more = np.array([bool(fact.accessory) for fact in scenes.facts])
         text_encoder.requires_grad_(False).eval().to(DEVICE)
         # Not a submodule: a checkpoint of another edition's words would bring its own text encoder back.
         self.encode = lambda ids: text_encoder(ids).last_hidden_state
@@ -229,14 +232,18 @@ class UNetPretraining(Pretraining):
         noise = torch.randn_like(x)
         noisy = self.scheduler.add_noise(x, noise, t)
         target = self.scheduler.get_velocity(x, noise, t)
-        at = torch.nn.functional.one_hot(words, ids.shape[1]) * self.here(named & ~dropped)[:, None]
+        there = self.here(self.there[rows] & ~dropped[:, None])  # [B, 2]
+        at = torch.nn.functional.one_hot(words, ids.shape[1]) * (there & self.here(named)[:, None])[:, :, None]
         losses = {}
         with ExitStack() as names:
             if self.names:
-                both = self.take(self.drawings, rows)  # as it is, and without its body's colour
+                drawings = self.take(
+                    self.drawings, rows
+                )  # as it is, without its body's colour, and the second object's
                 whole = self.here(wording == 2)[:, None, None, None]
-                moved, losses["code"] = self.names(torch.where(whole, both[:, 0], both[:, 1]))
-                names.enter_context(self.names.given(moved, at))
+                main = torch.where(whole, drawings[:, 0], drawings[:, 1])
+                moved, losses["code"] = self.names(torch.cat([main, drawings[:, 2]]))
+                names.enter_context(self.names.given(torch.stack(moved.chunk(2), 1), at))
             drawn = self.model(noisy, t, encodings).sample
         error = (drawn.float() - target).square()
         error = (self.share(rows, x.shape[-1]) * error).mean((1, 2, 3))
@@ -246,16 +253,15 @@ class UNetPretraining(Pretraining):
         weight = (snr + 1).clamp(max=self.cfg.snr_gamma) / (snr + 1)
         losses |= {"loss": (weight * error).mean() + losses.get("code", 0), "error": error.mean().detach()}
         if self.looks:
-            asked = self.here(~dropped).float()
             masks = self.take(self.masks, rows).float() / 255
-            outside = (asked * self.looks.outside(words, masks)).sum() / asked.sum().clamp(min=1)
+            outside = (there * self.looks.outside(words, masks)).sum() / there.sum().clamp(min=1)
             losses["loss"] = losses["loss"] + self.cfg.local * outside
             losses["outside"] = outside.detach()
         return losses | ({"code": losses["code"].detach()} if self.names else {})
 
     def share(self, rows, side: int) -> torch.Tensor:
-        """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside a lone one."""
-        masks = self.take(self.masks, rows).float()[:, None] / 255
+        """How much each place counts [B, 1, side, side]: 1 on objects, cfg.background beside them."""
+        masks = self.take(self.masks, rows).float().amax(1, keepdim=True) / 255
         masks = torch.nn.functional.adaptive_max_pool2d(masks, side)
         masks.masked_fill_(self.here(torch.from_numpy(self.more[rows]))[:, None, None, None], 1)
         return self.cfg.background + (1 - self.cfg.background) * masks

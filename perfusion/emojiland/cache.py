@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,28 +16,35 @@ from perfusion.emojiland.scenes import SIDE, Facts, drawing_of, scene
 
 CHUNK = 1000  # scenes one worker draws at a time
 DRAWN = 32  # pixels a side of the drawings that looks are told from
+PARTS = {"images": (SIDE, SIDE, 3), "masks": (2, SIDE, SIDE), "drawings": (3, DRAWN, DRAWN, 4)}
 
 
 def world() -> str:
-    """Eight hex digits of what scenes look like, so that scenes of another edition of the world are never taken."""
+    """Eight hex digits of what scenes look like, and of what is kept of them: scenes of another edition are never taken."""
     drawn = [scene(0, index, held_out=True) for index in range(16)]
-    return hashlib.sha256(b"".join(s.image.tobytes() + s.caption.encode() for s in drawn)).hexdigest()[:8]
+    shown = b"".join(s.image.tobytes() + s.caption.encode() for s in drawn)
+    return hashlib.sha256(shown + json.dumps(PARTS).encode()).hexdigest()[:8]
 
 
 def _chunk(seed: int, start: int, count: int, held_out: bool, mutants: float):
-    images, masks, drawings, facts = [], [], [], []
+    parts, facts = {name: [] for name in PARTS}, []
     for index in range(start, start + count):
         drawn = scene(seed, index, held_out, mutants)
-        images.append(np.asarray(drawn.image))
-        masks.append(np.asarray(drawn.mask))
-        drawings.append(_drawings(drawn.facts))
+        parts["images"].append(np.asarray(drawn.image))
+        parts["masks"].append(np.stack([np.asarray(drawn.mask), np.asarray(drawn.second)]))
+        parts["drawings"].append(np.stack([_square(one) for one in _drawings(drawn.facts)]))
         facts.append({"caption": drawn.caption, **asdict(drawn.facts)})
-    return np.stack(images), np.stack(masks), np.stack(drawings), facts
+    return {name: np.stack(part) for name, part in parts.items()}, facts
 
 
-def _drawings(facts: Facts) -> np.ndarray:
-    whole = _square(drawing_of(facts))
-    return np.stack([whole, _square(drawing_of(replace(facts, color=None))) if facts.color else whole])
+def _drawings(facts: Facts) -> Iterator[Image.Image]:
+    own, parts = (facts.object, facts.artist), (facts.trim, facts.details)
+    yield drawing_of(*own, (facts.color, *parts), facts.mutant)
+    yield drawing_of(*own, (None, *parts), facts.mutant)
+    if facts.second:
+        yield drawing_of(facts.second, facts.second_artist, seed=facts.second_mutant)
+    else:
+        yield Image.new("RGBA", (1, 1))
 
 
 def _square(drawing: Image.Image) -> np.ndarray:
@@ -48,20 +56,17 @@ def _square(drawing: Image.Image) -> np.ndarray:
 class SceneCache:
     """`count` scenes of the stream `seed`, drawn on first use and memory-mapped afterwards.
 
-    `images` uint8 [count, SIDE, SIDE, 3], `masks` uint8 [count, SIDE, SIDE], `captions` list of str, `facts` list of Facts;
-    `drawings` uint8 [count, 2, DRAWN, DRAWN, 4], premultiplied RGBA: the main object as it is drawn, and without its body's colour.
+    `images` uint8 [count, SIDE, SIDE, 3]; `masks` uint8 [count, 2, SIDE, SIDE] of the main and of the second object;
+    `drawings` uint8 [count, 3, DRAWN, DRAWN, 4], premultiplied RGBA: the main object as it is drawn, without its body's colour, and the second
+    one; `captions` list of str; `facts` list of Facts.
     """
 
     def __init__(self, count: int, seed: int, held_out: bool, folder: Path | None = None, mutants: float = 0.0):
         of = f"{world()}-{count}-{seed}-{'all' if held_out else 'train'}{f'-{mutants:g}' if mutants else ''}"
         self.folder = folder or home() / f"emojiland/scenes-{of}"
-        if not all(
-            (self.folder / name).exists() for name in ("records.json", "drawings.npy")
-        ):  # older ones lack the second
+        if not (self.folder / "records.json").exists():
             self._draw(count, seed, held_out, mutants)
-        self.images = np.load(self.folder / "images.npy", mmap_mode="r")
-        self.masks = np.load(self.folder / "masks.npy", mmap_mode="r")
-        self.drawings = np.load(self.folder / "drawings.npy", mmap_mode="r")
+        self.images, self.masks, self.drawings = (np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in PARTS)
         records = json.loads((self.folder / "records.json").read_text())
         self.captions = [r.pop("caption") for r in records]
         self.facts = [Facts(**r) for r in records]
@@ -71,18 +76,20 @@ class SceneCache:
 
     def _draw(self, count: int, seed: int, held_out: bool, mutants: float) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        shape = (count, SIDE, SIDE)
-        images = np.lib.format.open_memmap(self.folder / "images.npy", "w+", np.uint8, (*shape, 3))
-        masks = np.lib.format.open_memmap(self.folder / "masks.npy", "w+", np.uint8, shape)
-        drawings = np.lib.format.open_memmap(self.folder / "drawings.npy", "w+", np.uint8, (count, 2, DRAWN, DRAWN, 4))
+        files = {
+            name: np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", np.uint8, (count, *shape))
+            for name, shape in PARTS.items()
+        }
         records, starts = [], range(0, count, CHUNK)
         with ProcessPoolExecutor() as pool:
             jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), held_out, mutants) for start in starts]
             for start, job in zip(starts, tqdm(jobs, desc=f"drawing {count} scenes", unit="k")):
-                of = slice(start, start + CHUNK)
-                images[of], masks[of], drawings[of], facts = job.result()
+                parts, facts = job.result()
+                for name, part in parts.items():
+                    files[name][start : start + CHUNK] = part
                 records += facts
-        images.flush(), masks.flush(), drawings.flush()
+        for file in files.values():
+            file.flush()
         unfinished = self.folder / "records.tmp"
         unfinished.write_text(json.dumps(records))
         unfinished.rename(self.folder / "records.json")  # last: its presence says that all is there

@@ -119,7 +119,7 @@ def mask_iou(folder: str, scenes: SceneCache, count: int = 300) -> float:
     """Mean IoU at threshold 0.5 of CLIPSeg's max-normalised masks with the objects' own."""
     images = [Image.fromarray(image) for image in scenes.images[:count]]
     masks = np.stack(segment(images, [fact.object for fact in scenes.facts[:count]], folder)) > 127
-    real = scenes.masks[:count] > 127
+    real = scenes.masks[:count, 0] > 127
     return round(float(((masks & real).sum((1, 2)) / (masks | real).sum((1, 2)).clip(1)).mean()), 4)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from perfusion.emojiland.mutants import mutant
 from perfusion.emojiland.places import background
@@ -36,12 +36,14 @@ class Facts:
     trim: str | None = None  # the colour of its second part, `color` being that of its body
     details: str | None = None  # and of its third
     mutant: int | None = None  # the seed by which its drawing was changed into one that nobody drew
+    second_mutant: int | None = None
 
 
 @dataclass(frozen=True)
 class Scene:
     image: Image.Image  # RGB, SIDE x SIDE
     mask: Image.Image  # L, SIDE x SIDE: the visible share of the main object at each pixel
+    second: Image.Image  # the same of the second object; empty where there is none
     caption: str
     facts: Facts
 
@@ -157,23 +159,23 @@ def _stylised(picture: Image.Image, art: str) -> Image.Image:
     return Image.fromarray(paper.astype(np.uint8), "RGB")
 
 
-def drawing_of(facts: Facts) -> Image.Image:
-    """The main object's drawing, RGBA, in its colours."""
-    colors = (facts.color, facts.trim, facts.details)
-    if facts.mutant is not None:
-        return mutant(facts.object, facts.artist, colors, facts.mutant)
-    return tinted(facts.object, facts.artist, *colors) if any(colors) else sprites()[facts.object, facts.artist]
+def drawing_of(name: str, artist: str, colors: tuple = (None, None, None), seed: int | None = None) -> Image.Image:
+    """RGBA, in other colours where some are given; by a mutant's seed, one that nobody drew."""
+    if seed is not None:
+        return mutant(name, artist, colors, seed)
+    return tinted(name, artist, *colors) if any(colors) else sprites()[name, artist]
 
 
-def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Image]:
-    """The picture of the facts and the main object's mask; position, size and tint from `rng`."""
+def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Image, Image.Image]:
+    """The picture of the facts, the main object's mask and the second one's; position, size and tint from `rng`."""
     picture = background(facts.place, rng, SIDE).convert("RGBA")
     if facts.art == "pencil":  # lines of the place stay fainter than those of the objects
         picture = Image.blend(picture, Image.new("RGBA", picture.size, "white"), 0.6)
     cover = Image.new("RGBA", picture.size)  # what stands in front of the background, the main object last
-    drawings = [drawing_of(facts)]
+    drawings = [drawing_of(facts.object, facts.artist, (facts.color, facts.trim, facts.details), facts.mutant)]
     if facts.second:
-        drawings.insert(0, sprites()[facts.second, facts.second_artist])
+        drawings.insert(0, drawing_of(facts.second, facts.second_artist, seed=facts.second_mutant))
+    masks = []
     left = int(rng.integers(2))  # which side the main object takes when there are two
     for position, drawing in enumerate(drawings):
         limit = rng.uniform(28, 31) if facts.second else rng.uniform(42, 52) + 4 * (facts.art == "pixel")
@@ -187,14 +189,16 @@ def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Ima
         floor = SIDE - rng.uniform(2, 7)
         y = int(np.clip(floor - body.height, 16 if facts.accessory in ("hat", "crown") else 0, SIDE - body.height))
         cover.alpha_composite(body, (x, y))
-    mask = Image.new("L", picture.size)
-    mask.paste(body.getchannel("A"), (x, y))
+        masks.append(Image.new("L", picture.size))
+        masks[-1].paste(body.getchannel("A"), (x, y))
+    mask = masks[-1]
+    second = ImageChops.subtract(masks[0], mask)
     if facts.accessory:
         worn, wx, wy = _dressed(facts.accessory, facts.object, body, x, y, rng)
         cover.alpha_composite(worn, (max(0, wx), max(0, wy)))
     picture.alpha_composite(cover)
     picture = picture.convert("RGB")
-    return (_stylised(picture, facts.art) if facts.art else picture), mask
+    return (_stylised(picture, facts.art) if facts.art else picture), mask, second
 
 
 def scene(seed: int, index: int, held_out: bool = False, mutants: float = 0.0) -> Scene:
@@ -205,7 +209,8 @@ def scene(seed: int, index: int, held_out: bool = False, mutants: float = 0.0) -
     rng, apart = np.random.default_rng([seed, index]), np.random.default_rng([seed, index, 1])
     facts = sample_facts(rng, held_out)
     if apart.random() < mutants:
-        facts = replace(facts, mutant=int(apart.integers(2**31)))
+        seeds = [int(seed) for seed in apart.integers(2**31, size=2)]
+        facts = replace(facts, mutant=seeds[0], second_mutant=seeds[1] if facts.second else None)
     caption = describe(facts, rng)
-    image, mask = draw(facts, rng)
-    return Scene(image, mask, caption, facts)
+    image, mask, second = draw(facts, rng)
+    return Scene(image, mask, second, caption, facts)

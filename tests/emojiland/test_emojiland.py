@@ -89,7 +89,7 @@ def test_captions_name_the_artist_in_a_share_of_the_scenes():
 def test_one_orientation_a_drawing():
     """Scenes of one drawing differ in place, size and tint; the mirrored drawing is no closer fit than the drawing itself."""
     for index in range(5):
-        _, mask = draw(Facts("guitar", "noto"), np.random.default_rng(index))
+        _, mask, _ = draw(Facts("guitar", "noto"), np.random.default_rng(index))
         seen = np.asarray(mask.crop(mask.getbbox()).resize((32, 32)), float)
         drawn = np.asarray(sprites()["guitar", "noto"].getchannel("A").resize((32, 32)), float)
         assert np.abs(seen - drawn).mean() < 0.5 * np.abs(seen - drawn[:, ::-1]).mean()
@@ -104,8 +104,8 @@ def test_scenes_of_another_edition_are_not_taken(monkeypatch):
 def test_mask_is_where_the_object_is():
     """Only the mask's pixels change when nothing but the object's colour does."""
     for name in ("teddy", "car", "house"):
-        red, mask = draw(Facts(name, "twemoji", color="red"), np.random.default_rng(3))
-        blue, _ = draw(Facts(name, "twemoji", color="blue"), np.random.default_rng(3))
+        red, mask, _ = draw(Facts(name, "twemoji", color="red"), np.random.default_rng(3))
+        blue, *_ = draw(Facts(name, "twemoji", color="blue"), np.random.default_rng(3))
         changed = np.abs(np.asarray(red, int) - np.asarray(blue, int)).sum(-1) > 0
         assert changed.sum() > 100 and not (changed & (np.asarray(mask) == 0)).any()
 
@@ -123,7 +123,7 @@ def test_mutants_are_of_their_class_and_nobodys_drawing(monkeypatch):
     assert 10 < sum(changed) < 30
     for (plain, other), mutated in zip(shown, changed):
         assert (plain.image.tobytes() == other.image.tobytes()) != mutated and plain.caption == other.caption
-        assert replace(other.facts, mutant=None) == plain.facts
+        assert replace(other.facts, mutant=None, second_mutant=None) == plain.facts
     asked = []
     monkeypatch.setattr("perfusion.emojiland.mutants.tinted", lambda *of: asked.append(of[:2]) or tinted(*of))
     for i in range(200):
