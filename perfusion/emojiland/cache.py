@@ -18,9 +18,10 @@ DRAWN = 32  # pixels a side of the drawings that looks are told from
 
 
 def world() -> str:
-    """Eight hex digits of what scenes look like, so that scenes of another edition of the world are never taken."""
+    """Eight hex digits of what is kept of scenes, so that those of another edition of the world are never taken."""
     drawn = [scene(0, index, held_out=True) for index in range(16)]
-    return hashlib.sha256(b"".join(s.image.tobytes() + s.caption.encode() for s in drawn)).hexdigest()[:8]
+    kept = [s.image.tobytes() + s.caption.encode() + _drawings(s.facts).tobytes() for s in drawn]
+    return hashlib.sha256(b"".join(kept)).hexdigest()[:8]
 
 
 def _chunk(seed: int, start: int, count: int, held_out: bool, mutants: float):
@@ -55,9 +56,7 @@ class SceneCache:
     def __init__(self, count: int, seed: int, held_out: bool, folder: Path | None = None, mutants: float = 0.0):
         of = f"{world()}-{count}-{seed}-{'all' if held_out else 'train'}{f'-{mutants:g}' if mutants else ''}"
         self.folder = folder or home() / f"emojiland/scenes-{of}"
-        if not all(
-            (self.folder / name).exists() for name in ("records.json", "drawings.npy")
-        ):  # older ones lack the second
+        if not (self.folder / "records.json").exists():
             self._draw(count, seed, held_out, mutants)
         self.images = np.load(self.folder / "images.npy", mmap_mode="r")
         self.masks = np.load(self.folder / "masks.npy", mmap_mode="r")
