@@ -166,7 +166,9 @@ class UNetPretraining(Pretraining):
             [describe(replace(fact, color=None), rng(i), styled=0) for i, fact in enumerate(scenes.facts)],
         )
         self.empty, self.ids = tokens([""]), torch.stack([tokens(text) for text in texts])  # [3, N, T]
-        self.parted = torch.tensor([bool(fact.trim or fact.details or fact.mutant) for fact in scenes.facts])
+        self.parted = torch.tensor(
+            [bool(fact.trim or fact.details or fact.mutant is not None) for fact in scenes.facts]
+        )
         objects = torch.tensor([[single_token(tokenizer, name) if name else -1 for name in (fact.object, fact.second)]
                                 for fact in scenes.facts])  # fmt: skip
         # Where each caption names its objects, [3, N, 2]; a second one that is not there is nowhere.
@@ -198,7 +200,7 @@ class UNetPretraining(Pretraining):
 
     def often(self, fact: Facts) -> int:
         """cfg.colored times where the caption's colour is the only one."""
-        only = fact.color and not (fact.trim or fact.details or fact.second or fact.mutant)
+        only = fact.color and not (fact.trim or fact.details or fact.second or fact.mutant is not None)
         return self.cfg.colored if only else super().often(fact)
 
     def on_train_batch_start(self, batch, batch_index):

@@ -209,7 +209,7 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
     for app, sentence in [
         (
             ("collect", "experiment=nothing"),
-            "experiment=nothing is unknown; allowed are: baselines, covariance_tokens, figure_9_quick, i_star_gradient, key_locking, lock_type, masked_prior, one_shot, shrinkage, sigmoid_bias, sigmoid_temperature, zero_shot_mask.",
+            f"experiment=nothing is unknown; allowed are: {', '.join(experiments())}.",
         ),
         (("collect",), "experiment is not given"),
         (("collect", "experiment=one_shot"), "has no result of a job"),
