@@ -65,19 +65,16 @@ class SegmenterPretraining(Pretraining):
         # Of an image patch: the class of its object, or (the last) nothing.
         self.kinds = torch.nn.Linear(self.model.config.vision_config.hidden_size, len(self.words) + 1)
 
-    def kind_loss(
-        self, patches: torch.Tensor, masks: torch.Tensor, names: list[str], alone: list[bool]
-    ) -> torch.Tensor:
+    def kind_loss(self, patches: torch.Tensor, masks: torch.Tensor, kinds: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of each patch's class, from the image tower alone [B, 1 + h x w, d]; needed for training only.
 
-        Masks alone teach it to find any object, whatever word is asked for. Patches that show a little of an object, and all
-        that lie outside it where another one stands, are left out.
+        `masks` [B, 2, H, W] of the objects of `kinds` [B, 2]. Masks alone teach it to find any object, whatever word is asked
+        for. Patches that show a little of an object are left out.
         """
         logits = self.kinds(patches[:, 1:]).float()
-        share = adaptive_avg_pool2d(masks, math.isqrt(logits.shape[1])).flatten(1)
-        kind = torch.tensor([self.words.index(name) for name in names], device=share.device)[:, None]
-        alone = torch.tensor(alone, device=share.device)[:, None]
-        target = torch.where(share > 0.5, kind, torch.where(alone & (share < 0.05), len(self.words), -100))
+        shares = adaptive_avg_pool2d(masks, math.isqrt(logits.shape[1])).flatten(2)
+        most, which = shares.max(1)  # [B, h x w]
+        target = torch.where(most > 0.5, kinds.gather(1, which), torch.where(most < 0.05, len(self.words), -100))
         return cross_entropy(logits.flatten(0, 1), target.flatten())
 
     def drawn(self, ids: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,19 +98,20 @@ class SegmenterPretraining(Pretraining):
             others = [word for word in self.words if word not in (facts[i].object, facts[i].second)]
             names[i] = others[int(torch.randint(len(others), ()))]
         masks = self.take(self.scenes.masks, rows).float().div(255)
-        own = torch.where(second[:, None, None].to(masks.device), masks[:, 1], masks[:, 0])
         ids = self.ids[[self.words.index(name) for name in names]].to(self.device)
         x = pixels(self.take(self.scenes.images, rows))
         if torch.rand(()) < 0.5:  # scenes are never mirrored, the views that masks.segment averages are
-            x, own = x.flip(-1), own.flip(-1)
-        masks = own * ~absent[:, None, None].to(self.device)
+            x, masks = x.flip(-1), masks.flip(-1)
+        kinds = torch.tensor([[self.words.index(f.object), self.words.index(f.second or f.object)] for f in facts])
+        own = torch.where(second[:, None, None].to(masks.device), masks[:, 1], masks[:, 0])
+        own = own * ~absent[:, None, None].to(self.device)
         logits, patches = self.drawn(ids, x)
         p = logits.sigmoid()
-        overlap = 2 * (p * masks).sum((1, 2)) + 1
-        dice = 1 - overlap / (p.sum((1, 2)) + masks.sum((1, 2)) + 1)
-        loss = binary_cross_entropy_with_logits(logits, masks) + 2 * dice.mean()  # Dice: 0.5 is where to cut
-        kinds = self.kind_loss(patches, own, there, [not fact.second for fact in facts])
-        return {"loss": loss + kinds, "iou": iou(p, masks)[~absent].mean(), "kinds": kinds.detach()}
+        overlap = 2 * (p * own).sum((1, 2)) + 1
+        dice = 1 - overlap / (p.sum((1, 2)) + own.sum((1, 2)) + 1)
+        loss = binary_cross_entropy_with_logits(logits, own) + 2 * dice.mean()  # Dice: 0.5 is where to cut
+        kinds = self.kind_loss(patches, masks, self.here(kinds))
+        return {"loss": loss + kinds, "iou": iou(p, own)[~absent].mean(), "kinds": kinds.detach()}
 
 
 def iou(p: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
