@@ -166,11 +166,9 @@ class UNetPretraining(Pretraining):
             [describe(replace(fact, color=None), rng(i), styled=0) for i, fact in enumerate(scenes.facts)],
         )
         self.empty, self.ids = tokens([""]), torch.stack([tokens(text) for text in texts])  # [3, N, T]
-        self.parted = torch.tensor(
-            [bool(fact.trim or fact.details or fact.mutant is not None) for fact in scenes.facts]
-        )
-        objects = torch.tensor([[single_token(tokenizer, name) if name else -1 for name in (fact.object, fact.second)]
-                                for fact in scenes.facts])  # fmt: skip
+        self.parted = torch.tensor([bool(f.trim or f.details or f.mutant is not None) for f in scenes.facts])
+        said = [(fact.object, fact.second) for fact in scenes.facts]
+        objects = torch.tensor([[single_token(tokenizer, word) if word else -1 for word in pair] for pair in said])
         # Where each caption names its objects, [3, N, 2]; a second one that is not there is nowhere.
         self.words = (self.ids[:, :, None] == objects[:, :, None]).int().argmax(3)
         self.there = objects >= 0
@@ -239,9 +237,8 @@ class UNetPretraining(Pretraining):
         losses = {}
         with ExitStack() as names:
             if self.names:
-                drawings = self.take(
-                    self.drawings, rows
-                )  # as it is, without its body's colour, and the second object's
+                # The main object as it is drawn, without its body's colour, and the second object.
+                drawings = self.take(self.drawings, rows)
                 whole = self.here(wording == 2)[:, None, None, None]
                 main = torch.where(whole, drawings[:, 0], drawings[:, 1])
                 moved, losses["code"] = self.names(torch.cat([main, drawings[:, 2]]))

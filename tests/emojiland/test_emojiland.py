@@ -116,6 +116,15 @@ def test_scenes_of_two_objects_are_drawn_more_often(tmp_path):
     assert list(np.bincount(pool)) == [3 if fact.second else 1 for fact in cache.facts]
 
 
+def test_the_second_object_has_a_mask_of_its_own():
+    """The two masks share no full pixel; without a second object the second is empty."""
+    facts = Facts("teddy", "noto", second="car", second_artist="twemoji")
+    for index in range(5):
+        _, main, second = (np.asarray(part) for part in draw(facts, np.random.default_rng(index)))
+        assert (main > 127).sum() > 100 and (second > 127).sum() > 100 and not ((main > 127) & (second > 127)).any()
+        assert not np.asarray(draw(Facts("teddy", "noto"), np.random.default_rng(index))[2]).any()
+
+
 def test_mutants_are_of_their_class_and_nobodys_drawing(monkeypatch):
     """At any share the other scenes are what they are at 0; a mutant keeps the caption, and takes nothing from a held-out drawing."""
     shown = [(scene(5, i), scene(5, i, mutants=0.5)) for i in range(40)]
