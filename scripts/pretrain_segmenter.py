@@ -19,6 +19,15 @@ from perfusion.emojiland.vocabulary import CLASSES
 LENGTH = 8  # tokens of "a photo of a teddy" and a little more
 
 
+def ends(tokenizer: CLIPTokenizer) -> dict[str, int]:
+    """What a text config says of the vocabulary; by a wrong end of text every word would have the same features."""
+    return {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+
+
 def build(cfg, tokenizer: CLIPTokenizer, side: int) -> CLIPSegForImageSegmentation:
     text = {
         "vocab_size": cfg.vocabulary,
@@ -27,9 +36,7 @@ def build(cfg, tokenizer: CLIPTokenizer, side: int) -> CLIPSegForImageSegmentati
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "max_position_embeddings": LENGTH,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
+        **ends(tokenizer),
     }
     vision = {
         "hidden_size": cfg.width,
@@ -59,7 +66,11 @@ class SegmenterPretraining(Pretraining):
         self.words = list(CLASSES)
         self.ids = tokenizer(self.words, padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
         if cfg.start:
-            self.model = CLIPSegForImageSegmentation.from_pretrained(cfg.start, dtype=torch.float32).train()
+            config = CLIPSegConfig.from_pretrained(cfg.start)
+            config.text_config.update(ends(tokenizer))  # it may come from an edition of other words
+            self.model = CLIPSegForImageSegmentation.from_pretrained(
+                cfg.start, config=config, dtype=torch.float32
+            ).train()
         else:
             self.model = build(cfg, tokenizer, scenes.images.shape[1])
         # Of an image patch: the class of its object, or (the last) nothing.
