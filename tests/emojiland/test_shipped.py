@@ -1,5 +1,6 @@
 """What ships: a stock pipeline draws with the models, the demo runs, committed experiments are whole."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -13,6 +14,8 @@ from PIL import Image
 from perfusion.emojiland.measure import prompts_of
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import Reader, read
+from perfusion.emojiland.scenes import scene
+from perfusion.learning.masks import segment
 from perfusion.method.concept import Concept
 from perfusion.results import read_result
 
@@ -69,6 +72,18 @@ def test_the_demo_on_a_small_budget(tmp_path):
     assert concept.trigger == "teddy*" and concept.base_id == "emojiland" and concept.steps == result["kept_step"] > 0
     assert len(result["selection"]) == 2 and all(0 < s["image"] < 1 for s in result["selection"])
     assert Image.open(tmp_path / "run/picture.png").width > 500
+
+
+def test_the_segmenter_finds_the_object_that_is_asked_for():
+    """Of two objects in a picture each is marked by its own word, and not by the other's."""
+    seen = (scene(5, index) for index in itertools.count())
+    pairs = list(itertools.islice((s for s in seen if s.facts.second and not s.facts.art), 12))
+    for mine, asked in (("mask", "object"), ("second", "second")):
+        words = [getattr(s.facts, asked) for s in pairs]
+        found = np.stack(segment([s.image for s in pairs], words, str(SHIPPED / "clipseg"))) > 127
+        own = np.stack([np.asarray(getattr(s, mine)) for s in pairs]) > 127
+        overlap = (found & own).sum((1, 2)) / (found | own).sum((1, 2))
+        assert overlap.mean() > 0.6, (asked, overlap)  # both marked, whatever is asked, would be 0.5
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results/ablations").glob("*.json")), ids=lambda p: p.stem)
