@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers_emojiland import QUICK, SHIPPED, elsewhere, pictures
+from helpers_emojiland import QUICK, ROOT, SHIPPED, elsewhere, pictures
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
@@ -41,6 +41,11 @@ def uploads(folder: Path, count: int = 2) -> list[str]:
     for path, picture in zip(paths, pictures(count)):
         picture.save(path)
     return [str(path) for path in paths]
+
+
+def photos(folder: Path, count: int = 2) -> list[str]:
+    """Where a mask is to be found there has to be an object."""
+    return [str(shutil.copy(ROOT / f"data/concepts/teddy/{n}.png", folder / f"photo {n}.png")) for n in range(count)]
 
 
 def free_port() -> int:

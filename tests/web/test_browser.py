@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from helpers_emojiland import QUICK, SCORE
-from helpers_web import browser_page, uploads
+from helpers_web import browser_page, photos, uploads
 from PIL import Image
 
 from perfusion.method.concept import Concept
@@ -229,7 +229,7 @@ def test_a_mask_is_painted_erased_and_kept(site, width, button, tmp_path):
         opened(page, site[0])
         before = set(masks())
         page.get_by_role("tab", name="Teach").click()
-        page.locator("#uploads input[type=file]").set_input_files(uploads(tmp_path))
+        page.locator("#uploads input[type=file]").set_input_files(photos(tmp_path))
         page.locator("#uploads").get_by_text("photo").first.wait_for()
         page.locator("#kind textarea").fill("teddy")
         page.click("#show")
@@ -240,7 +240,7 @@ def test_a_mask_is_painted_erased_and_kept(site, width, button, tmp_path):
         page.locator("#canvas canvas").first.wait_for()
         page.wait_for_timeout(2000)  # the picture is put on it
         page.locator("#canvas").scroll_into_view_if_needed()
-        stroke(page, "Brush", (0.5, 0.4))
+        stroke(page, "Brush", (0.5, 0.2))
         stroke(page, "Erase", (0.5, 0.6))
         if button == "#learn":  # strokes that nobody took count as well
             page.locator("#max_steps input").fill("1")
