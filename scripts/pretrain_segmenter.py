@@ -103,17 +103,16 @@ class SegmenterPretraining(Pretraining):
         # Of two objects either is asked for; one in five is asked of a class that is not there: the mask is then empty.
         second = torch.tensor([bool(fact.second) for fact in facts]) & (torch.rand(len(rows)) < 0.5)
         absent = torch.rand(len(rows)) < 0.2
-        there = [fact.second if other else fact.object for fact, other in zip(facts, second)]
-        names = list(there)
+        pairs = torch.tensor([[self.words.index(f.object), self.words.index(f.second or f.object)] for f in facts])
+        asked = torch.where(second, pairs[:, 1], pairs[:, 0])
         for i in absent.nonzero().flatten().tolist():
-            others = [word for word in self.words if word not in (facts[i].object, facts[i].second)]
-            names[i] = others[int(torch.randint(len(others), ()))]
+            others = [kind for kind in range(len(self.words)) if kind not in pairs[i]]
+            asked[i] = others[int(torch.randint(len(others), ()))]
         masks = self.take(self.scenes.masks, rows).float().div(255)
-        ids = self.ids[[self.words.index(name) for name in names]].to(self.device)
+        ids = self.ids[asked].to(self.device)
         x = pixels(self.take(self.scenes.images, rows))
         if torch.rand(()) < 0.5:  # scenes are never mirrored, the views that masks.segment averages are
             x, masks = x.flip(-1), masks.flip(-1)
-        kinds = torch.tensor([[self.words.index(f.object), self.words.index(f.second or f.object)] for f in facts])
         own = torch.where(second[:, None, None].to(masks.device), masks[:, 1], masks[:, 0])
         own = own * ~absent[:, None, None].to(self.device)
         logits, patches = self.drawn(ids, x)
@@ -121,7 +120,7 @@ class SegmenterPretraining(Pretraining):
         overlap = 2 * (p * own).sum((1, 2)) + 1
         dice = 1 - overlap / (p.sum((1, 2)) + own.sum((1, 2)) + 1)
         loss = binary_cross_entropy_with_logits(logits, own) + 2 * dice.mean()  # Dice: 0.5 is where to cut
-        kinds = self.kind_loss(patches, masks, self.here(kinds))
+        kinds = self.kind_loss(patches, masks, self.here(pairs))
         return {"loss": loss + kinds, "iou": iou(p, own)[~absent].mean(), "kinds": kinds.detach()}
 
 

@@ -152,6 +152,11 @@ def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return unet.to(memory_format=torch.channels_last)
 
 
+def parted(fact: Facts) -> bool:
+    """Whether the caption's colour does not say all of the main object's look."""
+    return bool(fact.trim or fact.details or fact.mutant is not None)
+
+
 class UNetPretraining(Pretraining):
     def __init__(self, cfg, scenes: SceneCache, latents: np.ndarray, tokenizer, text_encoder: CLIPTextModel):
         super().__init__(cfg, scenes)
@@ -166,7 +171,7 @@ class UNetPretraining(Pretraining):
             [describe(replace(fact, color=None), rng(i), styled=0) for i, fact in enumerate(scenes.facts)],
         )
         self.empty, self.ids = tokens([""]), torch.stack([tokens(text) for text in texts])  # [3, N, T]
-        self.parted = torch.tensor([bool(f.trim or f.details or f.mutant is not None) for f in scenes.facts])
+        self.parted = torch.tensor([parted(fact) for fact in scenes.facts])
         said = [(fact.object, fact.second) for fact in scenes.facts]
         objects = torch.tensor([[single_token(tokenizer, word) if word else -1 for word in pair] for pair in said])
         # Where each caption names its objects, [3, N, 2]; a second one that is not there is nowhere.
@@ -198,7 +203,7 @@ class UNetPretraining(Pretraining):
 
     def often(self, fact: Facts) -> int:
         """cfg.colored times where the caption's colour is the only one."""
-        only = fact.color and not (fact.trim or fact.details or fact.second or fact.mutant is not None)
+        only = fact.color and not (parted(fact) or fact.second)
         return self.cfg.colored if only else super().often(fact)
 
     def on_train_batch_start(self, batch, batch_index):

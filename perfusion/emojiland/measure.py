@@ -2,6 +2,7 @@
 
 import json
 import time
+import timeit
 from collections import defaultdict
 from pathlib import Path
 
@@ -181,11 +182,8 @@ def measure(cfg: DictConfig) -> dict:
         print(f"drawn {len(drawn)} of {len(asked)}", flush=True)
     seconds = (time.perf_counter() - started) / len(drawn)
     readings = read(reader, pixels(np.stack([np.asarray(d) for d in drawn])), [f for f, _ in asked])
-    singles = []
-    for _ in range(5):
-        began = time.perf_counter()
-        draw(pipe, [asked[0][1]], [0], Sampling(cfg.model.steps, cfg.model.guidance))
-        singles.append(time.perf_counter() - began)
+    one = lambda: draw(pipe, [asked[0][1]], [0], Sampling(cfg.model.steps, cfg.model.guidance))
+    singles = timeit.repeat(one, number=1, repeat=5)
     result = {
         "drawn": {k: v for k, v in rates(readings).items() if k != "drawing"},
         "drawn_sharpness_ratio": sharpness_ratio(pipe, asked, drawn, cfg.seed, cfg.model.segmenter),

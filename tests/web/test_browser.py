@@ -250,7 +250,7 @@ def test_a_mask_is_painted_erased_and_kept(site, width, button, tmp_path):
         assert mended.shape == found.shape == (64, 64)
         full, empty = ((mended > 250) & (found < 200)).nonzero(), ((mended < 5) & (found > 20)).nonzero()
         assert len(full[0]) > 20 and full[0].max() < 32 and len(empty[0]) > 20 and empty[0].min() > 32
-        # As soft as it was, but for the way over the canvas, which smooths a mask of noise.
+        # As soft as it was, but for the way over the canvas, which smooths it.
         assert np.abs(mended[:, :4].astype(int) - found[:, :4]).mean() < 16
         page.locator("#canvas").wait_for(state="hidden")
         if button == "#learn":
