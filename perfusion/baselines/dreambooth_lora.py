@@ -21,7 +21,8 @@ TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 class LoRAHandle(Handle):
     def __init__(self, learned: Learned, pipe):
         self.pipe = pipe
-        pipe.load_lora_weights(dict(learned.tensors), adapter_name=ADAPTER)
+        # Not pipe.load_lora_weights, which warns that a text encoder has none.
+        denoiser_of(pipe).load_lora_adapter(dict(learned.tensors), prefix="unet", adapter_name=ADAPTER)
 
     def set(self, strength: float) -> None:
         self.pipe.set_adapters(ADAPTER, strength)
