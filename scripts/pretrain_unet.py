@@ -154,7 +154,7 @@ def fastest(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 def parted(fact: Facts) -> bool:
     """Whether the caption's colour does not say all of the main object's look."""
-    return bool(fact.trim or fact.details or fact.mutant is not None)
+    return bool(fact.trim or fact.details or fact.mutant is not None or fact.artist.isdigit())
 
 
 class UNetPretraining(Pretraining):
@@ -274,7 +274,7 @@ class UNetPretraining(Pretraining):
 @hydra.main("../conf/pretrain", "unet", version_base="1.3")
 def main(cfg) -> None:
     folder = Path(cfg.assets) / "pipeline"
-    scenes = SceneCache(cfg.scenes, 1, held_out=False, mutants=cfg.mutants)
+    scenes = SceneCache(cfg.scenes, 1, held_out=False, mutants=cfg.mutants, strangers=cfg.strangers)
     vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")

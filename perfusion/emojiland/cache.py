@@ -26,10 +26,10 @@ def world() -> str:
     return hashlib.sha256(shown + json.dumps(PARTS).encode()).hexdigest()[:8]
 
 
-def _chunk(seed: int, start: int, count: int, held_out: bool, mutants: float):
+def _chunk(seed: int, start: int, count: int, held_out: bool, mutants: float, strangers: float):
     parts, facts = {name: [] for name in PARTS}, []
     for index in range(start, start + count):
-        drawn = scene(seed, index, held_out, mutants)
+        drawn = scene(seed, index, held_out, mutants, strangers)
         parts["images"].append(np.asarray(drawn.image))
         parts["masks"].append(np.stack([np.asarray(drawn.mask), np.asarray(drawn.second)]))
         parts["drawings"].append(np.stack([_square(one) for one in _drawings(drawn.facts)]))
@@ -61,11 +61,19 @@ class SceneCache:
     one; `captions` list of str; `facts` list of Facts.
     """
 
-    def __init__(self, count: int, seed: int, held_out: bool, folder: Path | None = None, mutants: float = 0.0):
-        of = f"{world()}-{count}-{seed}-{'all' if held_out else 'train'}{f'-{mutants:g}' if mutants else ''}"
+    def __init__(
+        self,
+        count: int,
+        seed: int,
+        held_out: bool,
+        folder: Path | None = None,
+        mutants: float = 0.0,
+        strangers: float = 0.0,
+    ):
+        of = f"{world()}-{count}-{seed}-{'all' if held_out else 'train'}{f'-{mutants:g}' if mutants else ''}{f'-{strangers:g}' if strangers else ''}"
         self.folder = folder or home() / f"emojiland/scenes-{of}"
         if not (self.folder / "records.json").exists():
-            self._draw(count, seed, held_out, mutants)
+            self._draw(count, seed, held_out, mutants, strangers)
         self.images, self.masks, self.drawings = (np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in PARTS)
         records = json.loads((self.folder / "records.json").read_text())
         self.captions = [r.pop("caption") for r in records]
@@ -74,7 +82,7 @@ class SceneCache:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def _draw(self, count: int, seed: int, held_out: bool, mutants: float) -> None:
+    def _draw(self, count: int, seed: int, held_out: bool, mutants: float, strangers: float) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         files = {
             name: np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", np.uint8, (count, *shape))
@@ -82,7 +90,8 @@ class SceneCache:
         }
         records, starts = [], range(0, count, CHUNK)
         with ProcessPoolExecutor() as pool:
-            jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), held_out, mutants) for start in starts]
+            shares = held_out, mutants, strangers
+            jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), *shares) for start in starts]
             for start, job in zip(starts, tqdm(jobs, desc=f"drawing {count} scenes", unit="k")):
                 parts, facts = job.result()
                 for name, part in parts.items():

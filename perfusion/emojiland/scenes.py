@@ -7,7 +7,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from perfusion.emojiland.mutants import mutant
 from perfusion.emojiland.places import background
-from perfusion.emojiland.sprites import artists_of, parts, sprites, tinted
+from perfusion.emojiland.sprites import artists_of, other_drawings, parts, sprite, sprites, tinted
 from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, ARTS, CLASSES, COLORS, EYES, PLACES
 
 SIDE = 64  # pixels
@@ -82,7 +82,7 @@ def article(noun: str) -> str:
 
 def _named(noun: str, artist: str | None, styled: float, rng: np.random.Generator) -> str:
     """The noun, in a share `styled` of the cases with its artist, as a style."""
-    return f"{noun} in {ARTISTS[artist]} style" if artist and rng.random() < styled else noun
+    return f"{noun} in {ARTISTS[artist]} style" if artist in ARTISTS and rng.random() < styled else noun
 
 
 def describe(facts: Facts, rng: np.random.Generator, styled: float = STYLED) -> str:
@@ -163,7 +163,7 @@ def drawing_of(name: str, artist: str, colors: tuple = (None, None, None), seed:
     """RGBA, in other colours where some are given; by a mutant's seed, one that nobody drew."""
     if seed is not None:
         return mutant(name, artist, colors, seed)
-    return tinted(name, artist, *colors) if any(colors) else sprites()[name, artist]
+    return tinted(name, artist, *colors) if any(colors) else sprite(name, artist)
 
 
 def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Image, Image.Image]:
@@ -201,16 +201,20 @@ def draw(facts: Facts, rng: np.random.Generator) -> tuple[Image.Image, Image.Ima
     return (_stylised(picture, facts.art) if facts.art else picture), mask, second
 
 
-def scene(seed: int, index: int, held_out: bool = False, mutants: float = 0.0) -> Scene:
+def scene(seed: int, index: int, held_out: bool = False, mutants: float = 0.0, strangers: float = 0.0) -> Scene:
     """Scene `index` of the stream `seed`: the same pixels, mask, caption and facts every time.
 
     mutants: the share of scenes whose object is a drawing that nobody drew; the others are the same at any share.
+    strangers: the share whose objects are drawings of other things, whatever the caption calls them.
     """
     rng, apart = np.random.default_rng([seed, index]), np.random.default_rng([seed, index, 1])
     facts = sample_facts(rng, held_out)
     if apart.random() < mutants:
         seeds = [int(seed) for seed in apart.integers(2**31, size=2)]
         facts = replace(facts, mutant=seeds[0], second_mutant=seeds[1] if facts.second else None)
+    if apart.random() < strangers:
+        artists = [str(artist) for artist in apart.integers(len(other_drawings()), size=2)]
+        facts = replace(facts, artist=artists[0], second_artist=artists[1] if facts.second else None)
     caption = describe(facts, rng)
     image, mask, second = draw(facts, rng)
     return Scene(image, mask, second, caption, facts)

@@ -14,6 +14,8 @@ CLUSTERS = 6
 INK = 0.22  # what is darker on average is outline
 SMALLEST = 0.03  # share of the drawing that a part has at least
 SHEET = Path(__file__).parents[1] / "assets/emojiland/sprites.png"
+OTHERS = SHEET.with_name("others.webp")
+CELL = 56  # pixels a side of each place in it
 
 
 @cache
@@ -32,6 +34,21 @@ def sprites() -> dict[tuple[str, str], Image.Image]:
 
 
 @cache
+def other_drawings() -> tuple[Image.Image, ...]:
+    """Thousands of drawings of other things than classes, RGBA, for the UNet's training alone (scripts/pretrain_unet.py)."""
+    with Image.open(OTHERS) as opened:
+        sheet = opened.convert("RGBA")
+    corners = [(x, y) for y in range(0, sheet.height, CELL) for x in range(0, sheet.width, CELL)]
+    cells = [sheet.crop((x, y, x + CELL, y + CELL)) for x, y in corners]
+    return tuple(cell.crop(box) for cell in cells if (box := cell.getchannel("A").getbbox()))
+
+
+def sprite(name: str, artist: str) -> Image.Image:
+    """An artist's drawing of a class. A number for an artist: that one of other_drawings, whatever the class."""
+    return other_drawings()[int(artist)] if artist.isdigit() else sprites()[name, artist]
+
+
+@cache
 def drawings() -> tuple[tuple[str, str], ...]:
     """Every (class, artist) pair in a fixed order: the reader's identity labels."""
     return tuple(pair for pair in sprites() if pair[0] in CLASSES)
@@ -43,12 +60,12 @@ def artists_of(name: str, held_out: bool) -> tuple[str, ...]:
     return tuple(a for n, a in sprites() if n == name and (held_out or HELD_OUT.get(name) != a))
 
 
-@cache
+@lru_cache(8192)
 def parts(name: str, artist: str) -> np.ndarray:
     """Which part each pixel of a drawing belongs to: 1 its body, the largest area of one colour; 2 the next largest; 3 the
     third; 0 the rest: ink, and what is too small. k-means over colours in which lightness counts little, so that shading
     makes no part."""
-    rgba = np.asarray(sprites()[name, artist], np.float32) / 255
+    rgba = np.asarray(sprite(name, artist), np.float32) / 255
     solid = rgba[..., 3] > 0.5
     light = rgba[..., :3] @ LUMA
     # Opponent colours: blue against yellow, red against green, and a little of light against dark.
@@ -74,7 +91,7 @@ def parts(name: str, artist: str) -> np.ndarray:
 @lru_cache(4096)  # every pair of colours of every drawing would be gigabytes
 def tinted(name: str, artist: str, body: str | None, trim: str | None, details: str | None) -> Image.Image:
     """The drawing with its parts in other colours: in each, what is darker than most of it stays darker, highlights light."""
-    drawing = sprites()[name, artist]
+    drawing = sprite(name, artist)
     rgba, of = np.asarray(drawing, np.float32) / 255, parts(name, artist)
     light, rgb = rgba[..., :3] @ LUMA, rgba[..., :3] * 255
     for rank, color in enumerate((body, trim, details), 1):
