@@ -1,25 +1,46 @@
-"""Render the open emoji sets into perfusion/assets/emojiland/sprites.png, once.
+"""Render the open emoji sets into perfusion/assets/emojiland/sprites.png and others.webp, once.
 
     npm pack @iconify-json/{noto,noto-v1,twemoji,fluent-emoji,fluent-emoji-flat,emojione}   # then unpack each into FOLDER/<name of its tgz>
     python scripts/render_sprites.py FOLDER
 
 One sheet: rows are classes and accessories, columns are artists, an empty cell where an artist drew none
 or in another pose. The licence
-of each set is written beside it (ATTRIBUTION.md). Needs the `world` extra (resvg-py).
+of each set is written beside it (ATTRIBUTION.md). The other sheet is of everything else that most artists drew, and of which no
+held-out drawing is a near copy. Needs the `world` extra (resvg-py).
 """
 
 import io
 import json
+import math
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import resvg_py
 from PIL import Image, ImageOps
 
-from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, CLASSES, LEFT_OUT, MIRRORED
+from perfusion.emojiland.sprites import CELL as SMALL
+from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, CLASSES, HELD_OUT, LEFT_OUT, MIRRORED
 
 CELL = 96  # pixels: 1.5 x the largest a sprite is ever drawn
 ASSETS = Path(__file__).parents[1] / "perfusion/assets/emojiland"
+ACROSS = 64  # other drawings beside one another
+# Signs, letters and the many skins and sexes of one drawing.
+NOT_DRAWN = re.compile(
+    r"skin|^flag|keycap|o-clock|thirty|button|^(man|woman|men|women|people|couple|kiss|family|person|mx|regional|input|letter"
+    r"|squared|japanese|tag|component|emoji-modifier|negative|circled|number|digit|symbol)\b|arrow|-sign$|-mark$|emoji-|selector"
+    r"|-hair|copyright|registered|information|wheelchair|zodiac|male|female|quarter|hand|finger|thumb|fist|^[0-9]"
+    r"|-(dark|light|medium|tone\d)\b"
+)
+NEAR = {
+    *HELD_OUT,
+    "bear",
+    "wrapped",
+    "present",
+    "tv",
+    "shortcake",
+}  # words in the names of what may look like a held-out drawing
 
 
 def render(icons: dict, name: str) -> Image.Image | None:
@@ -39,8 +60,29 @@ def render(icons: dict, name: str) -> Image.Image | None:
     return cell
 
 
+def other_sheet(of_artist: dict[str, dict]) -> Image.Image:
+    """Every drawing that four artists or more drew, of none of our classes, ACROSS in a row."""
+    count = Counter(name for icons in of_artist.values() for name in icons["icons"])
+    ours = {*CLASSES.values(), *ACCESSORIES.values()}
+    fit = lambda name: not (NOT_DRAWN.search(name) or name in ours or NEAR & set(name.split("-")))
+    chosen = sorted(name for name, artists in count.items() if artists >= 4 and fit(name))
+    drawn = [
+        cell
+        for name in chosen
+        for icons in of_artist.values()
+        if name in icons["icons"] and (cell := render(icons, name))
+    ]
+    sheet = Image.new("RGBA", (SMALL * ACROSS, SMALL * math.ceil(len(drawn) / ACROSS)))
+    for number, cell in enumerate(drawn):
+        cell = cell.crop(cell.getbbox())
+        cell.thumbnail((SMALL, SMALL), Image.Resampling.LANCZOS)
+        x, y = SMALL * (number % ACROSS), SMALL * (number // ACROSS)
+        sheet.paste(cell, (x + (SMALL - cell.width) // 2, y + (SMALL - cell.height) // 2))
+    return sheet
+
+
 def main(folder: Path) -> None:
-    names = CLASSES | ACCESSORIES
+    names, of_artist = CLASSES | ACCESSORIES, {}
     sheet = Image.new("RGBA", (CELL * len(ARTISTS), CELL * len(names)))
     lines = [
         "# Where the drawings come from",
@@ -67,7 +109,9 @@ def main(folder: Path) -> None:
             f"| {info['name']} (`@iconify-json/{artist}`) | {version} | [{author['name']}]({author['url']}) "
             f"| [{licence['title']}]({licence.get('url', 'https://spdx.org/licenses/' + licence['spdx'])}) |"
         )
+        of_artist[artist] = icons
     sheet.save(ASSETS / "sprites.png", optimize=True)
+    other_sheet(of_artist).save(ASSETS / "others.webp", quality=75, alpha_quality=60, method=6)
     (ASSETS / "ATTRIBUTION.md").write_text("\n".join(lines) + "\n")
     print(f"{ASSETS / 'sprites.png'}: {len(names)} rows x {len(ARTISTS)} artists")
 

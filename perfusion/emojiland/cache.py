@@ -32,7 +32,7 @@ def _chunk(seed: int, start: int, count: int, held_out: bool, mutants: float, st
         drawn = scene(seed, index, held_out, mutants, strangers)
         parts["images"].append(np.asarray(drawn.image))
         parts["masks"].append(np.stack([np.asarray(drawn.mask), np.asarray(drawn.second)]))
-        parts["drawings"].append(np.stack([_square(one) for one in _drawings(drawn.facts)]))
+        parts["drawings"].append(np.stack([square(one) for one in _drawings(drawn.facts)]))
         facts.append({"caption": drawn.caption, **asdict(drawn.facts)})
     return {name: np.stack(part) for name, part in parts.items()}, facts
 
@@ -47,7 +47,8 @@ def _drawings(facts: Facts) -> Iterator[Image.Image]:
         yield Image.new("RGBA", (1, 1))
 
 
-def _square(drawing: Image.Image) -> np.ndarray:
+def square(drawing: Image.Image) -> np.ndarray:
+    """A drawing as names are told of it: uint8 [DRAWN, DRAWN, 4], premultiplied RGBA, in the middle."""
     square = Image.new("RGBA", (max(drawing.size),) * 2)
     square.paste(drawing, ((square.width - drawing.width) // 2, (square.width - drawing.height) // 2))
     return np.asarray(square.convert("RGBa").resize((DRAWN, DRAWN), Image.Resampling.BOX))
@@ -70,7 +71,8 @@ class SceneCache:
         mutants: float = 0.0,
         strangers: float = 0.0,
     ):
-        of = f"{world()}-{count}-{seed}-{'all' if held_out else 'train'}{f'-{mutants:g}' if mutants else ''}{f'-{strangers:g}' if strangers else ''}"
+        shares = [f"{mutants:g}", f"{strangers:g}"] if strangers else [f"{mutants:g}"] if mutants else []
+        of = "-".join([world(), str(count), str(seed), "all" if held_out else "train", *shares])
         self.folder = folder or home() / f"emojiland/scenes-{of}"
         if not (self.folder / "records.json").exists():
             self._draw(count, seed, held_out, mutants, strangers)

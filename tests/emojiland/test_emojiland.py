@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from PIL import Image
+from pretrain_unet import parted
 
 from perfusion.emojiland import scenes
-from perfusion.emojiland.cache import SceneCache, world
+from perfusion.emojiland.cache import SceneCache, square, world
 from perfusion.emojiland.captions import captions
 from perfusion.emojiland.pretraining import Pretraining
 from perfusion.emojiland.scenes import Facts, describe, draw, sample_facts, scene
-from perfusion.emojiland.sprites import artists_of, drawings, parts, sprites, tinted
+from perfusion.emojiland.sprites import artists_of, drawings, other_drawings, parts, sprites, tinted
 from perfusion.emojiland.vocabulary import (
     ACCESSORIES,
     ARTISTS,
@@ -138,6 +139,26 @@ def test_mutants_are_of_their_class_and_nobodys_drawing(monkeypatch):
     for i in range(200):
         scene(6, i, mutants=1.0)
     assert len(asked) > 250 and not {*asked} & {*HELD_OUT.items()}
+
+
+def test_scenes_of_other_drawings_keep_all_but_the_looks():
+    for i in range(30):
+        plain, other = scene(5, i), scene(5, i, strangers=1.0)
+        assert other.facts.artist.isdigit() and parted(other.facts) and "style" not in other.caption
+        assert np.asarray(other.mask).max() > 127 and plain.image.tobytes() != other.image.tobytes()
+        looks = {name: getattr(plain.facts, name) for name in ("artist", "second_artist")}
+        assert replace(other.facts, **looks) == plain.facts
+        assert (other.facts.second is None) == (other.facts.second_artist is None)
+
+
+def test_no_other_drawing_is_nearly_a_held_out_one():
+    small = lambda drawing: np.asarray(square(drawing), np.float32) / 255
+    others = np.stack([small(drawing) for drawing in other_drawings()])
+    assert len(others) > 5000
+    for pair in HELD_OUT.items():
+        assert np.abs(others - small(sprites()[pair])).mean((1, 2, 3)).min() > 0.07, (
+            pair
+        )  # a guitar and a plunger are 0.081 apart
 
 
 def test_captions_repeat():
