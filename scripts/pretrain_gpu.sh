@@ -16,6 +16,7 @@ set -uo pipefail
 OUT=$(realpath -m "${1:-outputs/world}")
 WORK=$(realpath -m "${WORK:-outputs/pretrain_gpu}")
 PYTHON=${PYTHON:-python3} SCALE=${SCALE:-1} TOTAL=${TOTAL:-540} SCENES=${SCENES:-200000}
+LOOKS=$((SCENES / 2))    # scenes of the UNet, other drawings too
 FEWER=$((SCENES * 3 / 10)) # scenes of the judges, on which held-out drawings are too
 VAE=${VAE:-"batch=256 lr=2e-3"}
 TEXT=${TEXT:-"batch=768"}
@@ -73,29 +74,29 @@ trap 'exit 1' INT TERM
 
 "$PYTHON" -c 'import torch; print("device:", torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", torch.__version__)' |
   while read -r line; do say "$line"; done &
-scenes() { "$PYTHON" -c "from perfusion.emojiland.cache import SceneCache; print(len(SceneCache($1, $2, held_out=$3, mutants=$4)), 'scenes')"; }
+scenes() { "$PYTHON" -c "from perfusion.emojiland.cache import SceneCache; print(len(SceneCache($1, $2, held_out=$3, mutants=$4, strangers=${5:-0})), 'scenes')"; }
 export -f scenes
 export PYTHON
 stage scenes 300 bash -c "scenes $SCENES 1 False 0.6" || exit 1
 
-stage scenes_all 300 bash -c "scenes $FEWER 2 True 0" &
+stage scenes_all 300 bash -c "scenes $LOOKS 1 False 0.6 0.4 && scenes $FEWER 2 True 0" &
 ALL=$!
 train vae vae 50 scenes="$SCENES" $VAE &
 FIRST=$!
 train text text 40 scenes="$SCENES" $TEXT || exit 1
 wait $FIRST || exit 1
+wait $ALL
 pack
 
 LEFT=$((TOTAL - SECONDS - AFTER - 25)) # 25: to start, and to encode the scenes
 [ "$LEFT" -lt 30 ] && LEFT=30
 (while sleep 60; do pack; done) >/dev/null 2>&1 &
 PACKING=$!
-train unet unet "$LEFT" scenes="$SCENES" snapshots=true $UNET
+train unet unet "$LEFT" scenes="$LOOKS" snapshots=true $UNET
 kill $PACKING 2>/dev/null
 wait $PACKING 2>/dev/null
 pack
 
-wait $ALL
 train scorer judge 50 scenes="$FEWER" $SCORER &
 train reader reader 50 scenes="$FEWER" $READER &
 train segmenter segmenter 60 scenes="$SCENES" $SEGMENTER &

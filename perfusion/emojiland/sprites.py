@@ -92,6 +92,8 @@ def parts(name: str, artist: str) -> np.ndarray:
 def tinted(name: str, artist: str, body: str | None, trim: str | None, details: str | None) -> Image.Image:
     """The drawing with its parts in other colours: in each, what is darker than most of it stays darker, highlights light."""
     drawing = sprite(name, artist)
+    if not (body or trim or details):
+        return drawing
     rgba, of = np.asarray(drawing, np.float32) / 255, parts(name, artist)
     light, rgb = rgba[..., :3] @ LUMA, rgba[..., :3] * 255
     for rank, color in enumerate((body, trim, details), 1):
