@@ -115,7 +115,7 @@ def environment(folder: Path) -> dict[str, str]:
 def pretrain(folder: Path, *overrides: str, only: str = "") -> None:
     """Every command of make emojiland, or one, three steps each."""
     env = environment(folder)
-    extra = {"unet": ["channels=[16,32]", "cross=[true,true]", "heads=[2,2]"], "reader": ["fresh=100"]}
+    extra = {"unet": ["channels=[16,32]", "cross=[true,true]", "heads=[2,2]", "codes=3"], "reader": ["fresh=100"]}
     make = ["make", "-n", "emojiland"]
     listed = subprocess.run(make, cwd=ROOT, env=os.environ | env, check=True, capture_output=True, text=True).stdout
     with pytest.MonkeyPatch.context() as patch:
