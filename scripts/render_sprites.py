@@ -33,14 +33,8 @@ NOT_DRAWN = re.compile(
     r"|-hair|copyright|registered|information|wheelchair|zodiac|male|female|quarter|hand|finger|thumb|fist|^[0-9]"
     r"|-(dark|light|medium|tone\d)\b"
 )
-NEAR = {
-    *HELD_OUT,
-    "bear",
-    "wrapped",
-    "present",
-    "tv",
-    "shortcake",
-}  # words in the names of what may look like a held-out drawing
+# Words in the names of what may look like a held-out drawing.
+NEAR = {*HELD_OUT, "bear", "wrapped", "present", "tv", "shortcake"}
 
 
 def render(icons: dict, name: str) -> Image.Image | None:

@@ -26,7 +26,7 @@ class Facts:
     """What a scene shows; None stands for: no colour word, a plain background, nothing worn, alone, a photo."""
 
     object: str
-    artist: str
+    artist: str  # or the number of a drawing of something else (sprites.other_drawings)
     color: str | None = None
     place: str | None = None
     accessory: str | None = None
