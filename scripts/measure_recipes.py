@@ -89,7 +89,7 @@ def main() -> None:
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     padded = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    scenes = SceneCache(base.scenes, 1, held_out=False, mutants=base.mutants)
+    scenes = SceneCache(base.scenes, 1, held_out=False, mutants=base.mutants, strangers=base.strangers)
     unseen = SceneCache(TEST_SCENES, SEED, held_out=False)
     with torch.no_grad():
         encodings = text_encoder(tokenizer(unseen.captions, **padded).input_ids).last_hidden_state

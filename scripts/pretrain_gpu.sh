@@ -16,7 +16,7 @@ set -uo pipefail
 OUT=$(realpath -m "${1:-outputs/world}")
 WORK=$(realpath -m "${WORK:-outputs/pretrain_gpu}")
 PYTHON=${PYTHON:-python3} SCALE=${SCALE:-1} TOTAL=${TOTAL:-540} SCENES=${SCENES:-200000}
-LOOKS=$((SCENES / 2))    # scenes of the UNet, other drawings too
+LOOKS=$((SCENES / 2)) # scenes of the UNet, other drawings too
 FEWER=$((SCENES * 3 / 10)) # scenes of the judges, on which held-out drawings are too
 VAE=${VAE:-"batch=256 lr=2e-3"}
 TEXT=${TEXT:-"batch=768"}
@@ -79,13 +79,15 @@ export -f scenes
 export PYTHON
 stage scenes 300 bash -c "scenes $SCENES 1 False 0.6" || exit 1
 
-stage scenes_all 300 bash -c "scenes $LOOKS 1 False 0.6 0.4 && scenes $FEWER 2 True 0" &
+stage scenes_looks 300 bash -c "scenes $LOOKS 1 False 0.6 0.4" &
+LOOKED=$!
+stage scenes_all 300 bash -c "scenes $FEWER 2 True 0" &
 ALL=$!
 train vae vae 50 scenes="$SCENES" $VAE &
 FIRST=$!
 train text text 40 scenes="$SCENES" $TEXT || exit 1
 wait $FIRST || exit 1
-wait $ALL
+wait $LOOKED || exit 1
 pack
 
 LEFT=$((TOTAL - SECONDS - AFTER - 25)) # 25: to start, and to encode the scenes
@@ -97,6 +99,7 @@ kill $PACKING 2>/dev/null
 wait $PACKING 2>/dev/null
 pack
 
+wait $ALL
 train scorer judge 50 scenes="$FEWER" $SCORER &
 train reader reader 50 scenes="$FEWER" $READER &
 train segmenter segmenter 60 scenes="$SCENES" $SEGMENTER &

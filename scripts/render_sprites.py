@@ -20,7 +20,7 @@ from pathlib import Path
 import resvg_py
 from PIL import Image, ImageOps
 
-from perfusion.emojiland.sprites import CELL as SMALL
+from perfusion.emojiland.sprites import SMALL
 from perfusion.emojiland.vocabulary import ACCESSORIES, ARTISTS, CLASSES, HELD_OUT, LEFT_OUT, MIRRORED
 
 CELL = 96  # pixels: 1.5 x the largest a sprite is ever drawn
@@ -107,7 +107,7 @@ def main(folder: Path) -> None:
     sheet.save(ASSETS / "sprites.png", optimize=True)
     other_sheet(of_artist).save(ASSETS / "others.webp", quality=75, alpha_quality=60, method=6)
     (ASSETS / "ATTRIBUTION.md").write_text("\n".join(lines) + "\n")
-    print(f"{ASSETS / 'sprites.png'}: {len(names)} rows x {len(ARTISTS)} artists")
+    print(f"{ASSETS}: sprites.png ({len(names)} rows x {len(ARTISTS)} artists) and others.webp")
 
 
 if __name__ == "__main__":

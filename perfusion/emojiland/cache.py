@@ -26,10 +26,10 @@ def world() -> str:
     return hashlib.sha256(shown + json.dumps(PARTS).encode()).hexdigest()[:8]
 
 
-def _chunk(seed: int, start: int, count: int, held_out: bool, mutants: float, strangers: float):
+def _chunk(seed: int, start: int, count: int, how: tuple):
     parts, facts = {name: [] for name in PARTS}, []
     for index in range(start, start + count):
-        drawn = scene(seed, index, held_out, mutants, strangers)
+        drawn = scene(seed, index, *how)
         parts["images"].append(np.asarray(drawn.image))
         parts["masks"].append(np.stack([np.asarray(drawn.mask), np.asarray(drawn.second)]))
         parts["drawings"].append(np.stack([square(one) for one in _drawings(drawn.facts)]))
@@ -49,9 +49,9 @@ def _drawings(facts: Facts) -> Iterator[Image.Image]:
 
 def square(drawing: Image.Image) -> np.ndarray:
     """A drawing as names are told of it: uint8 [DRAWN, DRAWN, 4], premultiplied RGBA, in the middle."""
-    square = Image.new("RGBA", (max(drawing.size),) * 2)
-    square.paste(drawing, ((square.width - drawing.width) // 2, (square.width - drawing.height) // 2))
-    return np.asarray(square.convert("RGBa").resize((DRAWN, DRAWN), Image.Resampling.BOX))
+    padded = Image.new("RGBA", (max(drawing.size),) * 2)
+    padded.paste(drawing, ((padded.width - drawing.width) // 2, (padded.width - drawing.height) // 2))
+    return np.asarray(padded.convert("RGBa").resize((DRAWN, DRAWN), Image.Resampling.BOX))
 
 
 class SceneCache:
@@ -75,7 +75,7 @@ class SceneCache:
         of = "-".join([world(), str(count), str(seed), "all" if held_out else "train", *shares])
         self.folder = folder or home() / f"emojiland/scenes-{of}"
         if not (self.folder / "records.json").exists():
-            self._draw(count, seed, held_out, mutants, strangers)
+            self._draw(count, seed, (held_out, mutants, strangers))
         self.images, self.masks, self.drawings = (np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in PARTS)
         records = json.loads((self.folder / "records.json").read_text())
         self.captions = [r.pop("caption") for r in records]
@@ -84,7 +84,7 @@ class SceneCache:
     def __len__(self) -> int:
         return len(self.captions)
 
-    def _draw(self, count: int, seed: int, held_out: bool, mutants: float, strangers: float) -> None:
+    def _draw(self, count: int, seed: int, how: tuple) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         files = {
             name: np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", np.uint8, (count, *shape))
@@ -92,8 +92,7 @@ class SceneCache:
         }
         records, starts = [], range(0, count, CHUNK)
         with ProcessPoolExecutor() as pool:
-            shares = held_out, mutants, strangers
-            jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), *shares) for start in starts]
+            jobs = [pool.submit(_chunk, seed, start, min(CHUNK, count - start), how) for start in starts]
             for start, job in zip(starts, tqdm(jobs, desc=f"drawing {count} scenes", unit="k")):
                 parts, facts = job.result()
                 for name, part in parts.items():

@@ -15,7 +15,7 @@ INK = 0.22  # what is darker on average is outline
 SMALLEST = 0.03  # share of the drawing that a part has at least
 SHEET = Path(__file__).parents[1] / "assets/emojiland/sprites.png"
 OTHERS = SHEET.with_name("others.webp")
-CELL = 56  # pixels a side of each place in it
+SMALL = 56  # pixels a side of each place in it
 
 
 @cache
@@ -38,8 +38,8 @@ def other_drawings() -> tuple[Image.Image, ...]:
     """Thousands of drawings of other things than classes, RGBA, for the UNet's training alone (scripts/pretrain_unet.py)."""
     with Image.open(OTHERS) as opened:
         sheet = opened.convert("RGBA")
-    corners = [(x, y) for y in range(0, sheet.height, CELL) for x in range(0, sheet.width, CELL)]
-    cells = [sheet.crop((x, y, x + CELL, y + CELL)) for x, y in corners]
+    corners = [(x, y) for y in range(0, sheet.height, SMALL) for x in range(0, sheet.width, SMALL)]
+    cells = [sheet.crop((x, y, x + SMALL, y + SMALL)) for x, y in corners]
     return tuple(cell.crop(box) for cell in cells if (box := cell.getchannel("A").getbbox()))
 
 
