@@ -72,12 +72,12 @@ def compared(numbers: dict) -> dict:
               "prompts and concepts, higher is more varied; image: as perfusion evaluate's; 95 % intervals over concepts and "
               "prompts; holds: by variability"}  # fmt: skip
     for lock in numbers:
-        result[lock] = {score: round(float(draws[lock, score][0]), 4) for score in ("variability", "image")}
+        result[lock] = {score: round(float(draws[lock, score][0]), 6) for score in ("variability", "image")}
     for a, b in (("global", "local"), ("local", "trained_k")):
         claim = result[f"{a} > {b}"] = {}
         for score in ("variability", "image"):
             d = draws[a, score] - draws[b, score]
-            claim[score] = [round(float(d[0]), 4), *interval(d)]
+            claim[score] = [round(float(d[0]), 6), *interval(d)]
         claim["holds"] = holds(claim["variability"][1:])
     return result
 
