@@ -71,12 +71,16 @@ def parts(name: str, artist: str) -> np.ndarray:
     # Opponent colours: blue against yellow, red against green, and a little of light against dark.
     axes = np.stack([rgba[..., 2] - light, rgba[..., 0] - light, LIGHTNESS * light], -1)
     pixels = axes[solid]
-    centres = pixels[[0]]
-    for _ in range(CLUSTERS - 1):  # the farthest pixel from all centres so far is the next
-        far = np.linalg.norm(pixels[:, None] - centres[None], axis=2).min(1).argmax()
-        centres = np.concatenate([centres, pixels[[far]]])
+    apart = lambda centre: ((pixels - centre) ** 2).sum(1)
+    centres, nearest = pixels[[0]], None
+    far = apart(centres[0])
+    while len(centres) < CLUSTERS:  # the farthest pixel from all centres so far is the next
+        centres = np.concatenate([centres, pixels[[far.argmax()]]])
+        far = np.minimum(far, apart(centres[-1]))
     for _ in range(20):
-        nearest = np.linalg.norm(pixels[:, None] - centres[None], axis=2).argmin(1)
+        before, nearest = nearest, np.stack([apart(centre) for centre in centres]).argmin(0)
+        if np.array_equal(before, nearest):
+            break
         centres = np.stack(
             [pixels[nearest == k].mean(0) if (nearest == k).any() else centres[k] for k in range(CLUSTERS)]
         )

@@ -5,7 +5,9 @@ places and styles, always the same ones. Real captions (`Captions`) are the bett
 language.
 """
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from perfusion.errors import UserError, install
 
+EDITION = "1"  # of `captions`; another one wherever a caption changes: a covariance of them is known by it
 COLUMNS = ("caption", "text", "sentence", "prompt", "TEXT", "Prompt", "captions")
 LIBRARY_KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
@@ -64,6 +67,30 @@ def _caption(rng) -> str:
 
     words = {"a": thing(), "b": thing(), "p": pick(PLACES), "s": pick(STYLES), "v": pick(ACTIONS), "n": pick(NOUNS)}
     return pick(FRAMES).format(**words)
+
+
+@cache  # every job of a sweep may ask for them
+def _made(make: Callable[[int], list[str]], count: int) -> list[str]:
+    return make(count)
+
+
+class MadeCaptions:
+    """The first `count` captions that a function makes, made when they are read: Emojiland's 100,000 take many seconds.
+
+    identity: which captions they are, without making them; None where the function's module names no EDITION.
+    """
+
+    def __init__(self, make: Callable[[int], list[str]], count: int):
+        self.make, self.count = make, count
+        module = getattr(make, "__module__", None)
+        edition = getattr(sys.modules.get(module), "EDITION", None)
+        self.identity = edition and f"{module} {edition}: {count}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_made(self.make, self.count))
 
 
 class Captions:

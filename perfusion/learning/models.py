@@ -7,7 +7,6 @@ original layout; the latter needs model.config, a folder or hub id whose configu
 import importlib.util
 import inspect
 import logging
-from functools import cache
 from pathlib import Path
 
 import diffusers
@@ -22,7 +21,7 @@ from transformers import AutoTokenizer, CLIPTextConfig
 
 from perfusion.config import home
 from perfusion.errors import UserError, first_sentence, loading
-from perfusion.learning.captions import Captions
+from perfusion.learning.captions import Captions, MadeCaptions
 from perfusion.method.covariance import Covariance, second_moment
 from perfusion.method.denoiser import denoiser_of
 from perfusion.method.fingerprint import hash_of
@@ -269,10 +268,9 @@ def _captions_of(module: str):
         ) from error
 
 
-@cache  # Emojiland's 100,000 take eight seconds, and every job of a sweep asks for them
-def own_captions(module: str, count: int) -> list[str]:
+def own_captions(module: str, count: int) -> MadeCaptions:
     """The first `count` captions of model.captions, the name of a module."""
-    return _captions_of(module)(count)
+    return MadeCaptions(_captions_of(module), count)
 
 
 def covariance(

@@ -174,8 +174,9 @@ def second_moment(
     """C = mean of e e^T over the captions' tokens, in float64, one batch at a time; the captions may be a stream.
 
     cache_dir: the result is kept there under the hash of text encoder, captions and tokens, so that the same question
-    is computed once (the captions are read twice then, so a list or a file and not a generator). shipped: a folder of
-    such results that is only read. state: a file that holds the running sum, written every `save_every` batches and
+    is computed once (the captions are read twice then, so a list or a file and not a generator; captions that have an
+    `identity`, a text that no others have, are known by it and read only if need be). shipped: a folder of such results
+    that is only read. state: a file that holds the running sum, written every `save_every` batches and
     removed at the end; a later call with the same captions goes on from it, to the same last bit. By default beside the
     cache. output: a file that the result is written to, before the state goes.
 
@@ -187,16 +188,15 @@ def second_moment(
     start = hashlib.sha256(f"{tokens} {encoder}".encode())
     path = None
     if cache_dir:
-        digest = start.copy()
-        for caption in captions:
-            digest.update(f"{caption}\n".encode())
-        hash = digest.hexdigest()[:32]
-        path = Path(cache_dir) / f"covariance-{hash}.safetensors"
+        asked, identity = start.copy(), getattr(captions, "identity", None)
+        for text in [identity] if identity else captions:
+            asked.update(f"{text}\n".encode())
+        path = Path(cache_dir) / f"covariance-{asked.hexdigest()[:32]}.safetensors"
         for folder in (shipped, cache_dir):
             if folder and (Path(folder) / path.name).is_file():
                 measured = Covariance.load(Path(folder) / path.name)
                 path.with_suffix(".state").unlink(missing_ok=True)  # left by a kill between the two
-                return Covariance(measured.C, measured.count, hash, encoder)
+                return Covariance(measured.C, measured.count, measured.hash, encoder)
         state = state or path.with_suffix(".state")
 
     device, limit = text_encoder.get_input_embeddings().weight.device, tokenizer.model_max_length

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers_inputs import composed
 from PIL import Image
 
 from perfusion.emojiland.measure import prompts_of
@@ -16,6 +17,7 @@ from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import Reader, read
 from perfusion.emojiland.scenes import scene
 from perfusion.learning.masks import segment
+from perfusion.learning.models import covariance, load_pipeline
 from perfusion.method.concept import Concept
 from perfusion.results import read_result
 
@@ -53,6 +55,15 @@ def test_a_stock_pipeline_draws_what_it_is_asked(drawn):
     facts, images = drawn
     readings = read(Reader.load(SHIPPED / "reader"), pixels(np.stack([np.asarray(i) for i in images])), facts)
     assert np.mean([r.place for r in readings]) >= 0.75 and np.mean([r.object for r in readings]) >= 0.6
+
+
+def test_the_default_covariance_ships(tmp_path, monkeypatch):
+    """It is found by what it is of: neither made nor measured when somebody trains."""
+    monkeypatch.setenv("PERFUSION_CACHE", str(tmp_path))
+    monkeypatch.setattr("perfusion.learning.captions._made", None)
+    cfg = composed("train")
+    C = covariance(load_pipeline(cfg.model), cfg.model, **cfg.covariance)
+    assert C.count > 1_000_000 and list(tmp_path.rglob("*")) == []
 
 
 @pytest.mark.slow

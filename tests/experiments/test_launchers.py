@@ -39,7 +39,7 @@ def test_a_sweep_on_another_launcher(assets, tmp_path, launcher, settings):
         "-m",
         "+experiment=sigmoid_temperature",
         "arm=tau_0.10,tau_0.20",
-        "concept=cat,custom",
+        "concept=cat",
         *QUICK,
         *SCORE,
     )

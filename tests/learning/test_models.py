@@ -225,7 +225,7 @@ def main_job(tmp_path):
         return [
             f"model.path={tmp_path / 'pipeline'}", f"model.resolution={side}", "model.steps=2", "model.draw_batch=2",
             f"model.scorer={open_clip_folder(tokenizers()[1], tmp_path / 'open_clip')}",
-            "model.captions=perfusion.emojiland.captions", "covariance.captions=50", "model.shrinkage=0.01",
+            "model.captions=perfusion.emojiland.captions", "covariance.captions=8", "model.shrinkage=0.01",
             "concept=custom", f"concept.images={photos}", "concept.super_category=teddy", "masks=null",
             "batch_size=2", "max_steps=2", "selection.every=1",
             'selection.prompts=["a photo of a {}","a {} at night"]',

@@ -1,6 +1,8 @@
 """C against its definition, its cache, its files, and the command that measures it."""
 
 import copy
+import hashlib
+import importlib
 
 import hydra
 import pandas
@@ -13,7 +15,7 @@ from tiny_tokenizers import WORDS
 from perfusion.commands.covariance import measure
 from perfusion.config import CONF
 from perfusion.errors import UserError
-from perfusion.learning.captions import Captions, captions
+from perfusion.learning.captions import Captions, MadeCaptions, _made, captions
 from perfusion.learning.models import check_covariance, covariance, load_pipeline
 from perfusion.method.covariance import Covariance, second_moment
 from perfusion.method.edit import inverse_metric, target_key
@@ -57,6 +59,45 @@ def test_cache_is_by_the_hash_of_all_inputs(pipe, tmp_path):
     pipe.text_encoder.get_input_embeddings().weight.data[3] += 1
     assert make().hash != first.hash
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_captions_with_an_identity_are_found_without_being_made(pipe, tmp_path):
+    made = []
+
+    def make(count):
+        made.append(count)
+        return many(count)
+
+    run = lambda captions, **places: second_moment(
+        captions, pipe.tokenizer, pipe.text_encoder, progress=False, **{"cache_dir": tmp_path} | places
+    )
+    assert MadeCaptions(make, 20).identity is None  # this module names no edition
+    first = run(MadeCaptions(make, 20))
+    assert made == [20]
+    make.__module__ = "perfusion.learning.captions"
+    known = run(MadeCaptions(make, 30))
+    assert made == [20, 30] and known.hash != first.hash
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    (file,) = (p for p in tmp_path.glob("*.safetensors") if Covariance.load(p).count == known.count)
+    file.rename(shipped / file.name)
+    _made.cache_clear()  # as in another process
+    again = run(MadeCaptions(make, 30), shipped=shipped)
+    assert made == [20, 30] and torch.equal(again.C, known.C) and (again.count, again.hash) == (known.count, known.hash)
+    assert run(many(30), cache_dir=tmp_path / "other").hash == known.hash  # the hash is of the captions themselves
+
+
+@pytest.mark.parametrize("module, edition, digest", [
+    ("perfusion.emojiland.captions", "2", "9c50e4fff20d2d25"),
+    ("perfusion.learning.captions", "1", "113aef7ab58ff624"),
+])  # fmt: skip
+def test_an_edition_of_captions_is_what_it_was(module, edition, digest):
+    """Where this fails, captions have changed: raise the module's EDITION, and measure the covariances that ship anew."""
+    found = importlib.import_module(module)
+    assert (found.EDITION, hashlib.sha256("\n".join(found.captions(500)).encode()).hexdigest()[:16]) == (
+        edition,
+        digest,
+    )
 
 
 def test_refused(pipe):
