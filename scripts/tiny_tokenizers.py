@@ -1,6 +1,7 @@
 """Small tokenizers of the true classes, trained here on a few words: CLIP's, T5's and Gemma's."""
 
 import functools
+import inspect
 import json
 from collections.abc import Iterable
 
@@ -25,6 +26,13 @@ def tea_and_pot() -> list[str]:
     """Sentences without the word teapot, so that it has two pieces, and captions."""
     plain = [s.replace("teapot", "") for s in sentences() * 4 + captions(200)]
     return plain + ["tea", "pot", "a tea in a pot"] * 40
+
+
+def sana_instruction() -> list[str]:
+    """What Sana's pipeline says before every prompt, which is many tokens to a tokenizer that does not know its words."""
+    from diffusers import SanaPipeline
+
+    return inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default
 
 
 def learned(tokenizer: Tokenizer, trainer, texts: Iterable[str]) -> dict:
@@ -78,5 +86,5 @@ def gemma_tokenizer() -> GemmaTokenizer:
     bpe.normalizer = normalizers.Replace(" ", "▁")
     bpe.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *(f"<0x{b:02X}>" for b in range(256)), "▁", *LETTERS]
-    trainer = trainers.BpeTrainer(vocab_size=900, special_tokens=special, show_progress=False)
-    return GemmaTokenizer(**learned(bpe, trainer, tea_and_pot()), add_bos_token=True)
+    trainer = trainers.BpeTrainer(vocab_size=1200, special_tokens=special, show_progress=False)
+    return GemmaTokenizer(**learned(bpe, trainer, tea_and_pot() + sana_instruction() * 40), add_bos_token=True)
