@@ -228,6 +228,40 @@ def test_two_pipelines_that_share_a_unet(pipe, make_concept):
     assert differ(draw(other, **given), base)
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "tokenizer", "fused"])
+def test_a_part_that_is_exchanged_after_loading(part, pipe, make_concept, folder):
+    base = draw(pipe)
+    other = quiet(StableDiffusionPipeline.from_pretrained(folder, safety_checker=None))
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    if part == "fused":
+        pipe.fuse_qkv_projections()
+    else:
+        setattr(pipe, part, getattr(other, part))
+    named = {"unet": "UNet2DConditionModel", "fused": "UNet2DConditionModel"}.get(part, part)
+    with pytest.raises(
+        UserError, match=f"{named} of this StableDiffusionPipeline was exchanged, or its projections fused"
+    ):
+        draw(pipe)
+    handle.unload()
+    if part == "fused":
+        pipe.unfuse_qkv_projections()
+    assert np.array_equal(draw(pipe), base) and np.array_equal(draw(other), base)
+    load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    assert differ(draw(pipe), base)
+
+
+def test_an_inversion_that_takes_a_concepts_word(pipe, make_concept):
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    with pytest.raises(
+        UserError, match=r"after load_textual_inversion concepts \['teddy\*'\] are off and cannot be put back: trigger"
+    ):
+        pipe.load_textual_inversion({"teddy*": torch.randn(32)}, token="teddy*")
+    assert np.isfinite(draw(pipe)).all()
+    for late in (handle.unload, lambda: handle.set_gate(beta=0.5), lambda: handle.gate(tau=1).__enter__()):
+        with pytest.raises(UserError, match="these concepts are not loaded any more"):
+            late()
+
+
 def test_a_concept_beyond_the_cut(pipe, make_concept):
     """The text encoder here takes 16 tokens: what is cut is named, and the picture is the base model's."""
     prompt = "a cat on a beach with the red hat and the blue car in the snow next to a teddy*"
