@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from perfusion.errors import UserError, told
 
@@ -135,6 +135,8 @@ def decoded(path: Path, most: int = MOST) -> tuple[Image.Image, tuple[int, int]]
                 picture = _eight_bits(opened)
     except ValueError:
         raise
+    except UnidentifiedImageError as error:  # which names the buffer
+        raise ValueError("it is no picture of a kind that is read, or damaged at its beginning") from error
     except Exception as error:  # a damaged file raises whatever its decoder meets: OSError, struct.error, EOFError, ...
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     if max(picture.size) > SIDE:

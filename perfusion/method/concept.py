@@ -144,7 +144,8 @@ def read_file(path: str | os.PathLike, **hub) -> ConceptFile:
     """
     path = fetch(path, **hub)
     if not path.is_file():
-        raise UserError(f"concept file {path} does not exist; give the path of a saved .safetensors concept.")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"concept file {path} {found}; give the path of a saved .safetensors concept.")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
