@@ -115,6 +115,7 @@ def load_concepts(
     hash = hash_of(pipe)
     for concept in loaded.values():
         concept.check_base(base_id, hash)
+        concept.check_numbers()
     return LoadedConcepts(pipe, loaded, always_on, global_edit)
 
 
@@ -291,6 +292,7 @@ class LoadedConcepts:
 
     def _encode_prompt(self, *args, **kwargs):
         """The pipeline's `encode_prompt`, its encodings [B, T, c] widened to [B, T, 2 (c + 2J)]: V's part, then K's."""
+        self._check_loaded()  # a copy of the pipeline may have been left with this method
         self._check_parts()
         encoder, tokenizer, count = self._encoder, self.pipe.tokenizer, len(self._tokenizers)
         call = PromptCall(self._encode_base, encoder, tokenizer, count, args, kwargs)

@@ -250,6 +250,27 @@ def test_a_part_that_is_exchanged_after_loading(part, pipe, make_concept, folder
     assert differ(draw(pipe), base)
 
 
+def test_a_shallow_copy_that_outlives_the_concepts(pipe, make_concept):
+    base = draw(pipe)
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    twin = copy.copy(pipe)
+    assert np.array_equal(draw(twin), draw(pipe))
+    handle.unload()
+    with pytest.raises(UserError, match="these concepts are not loaded any more"):
+        draw(twin)
+    assert np.array_equal(draw(copy.copy(pipe)), base)
+
+
+@pytest.mark.parametrize("part", ["i_star", "embedding", "o_star_v"])
+def test_a_concept_in_memory_with_numbers_that_are_not_finite(part, pipe, make_concept):
+    base, concept = draw(pipe), make_concept(pipe)
+    values = getattr(concept, part)
+    (next(iter(values.values())) if isinstance(values, dict) else values)[3] = float("nan")
+    with pytest.raises(UserError, match=f"concept teddy\\* has {part}.* with values that are not finite"):
+        load_concepts(pipe, {"teddy*": concept})
+    assert np.array_equal(draw(pipe), base)
+
+
 def test_an_inversion_that_takes_a_concepts_word(pipe, make_concept):
     handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
     with pytest.raises(
