@@ -63,11 +63,17 @@ def grid(rows: list[tuple[str, list[tuple[str, Image.Image]]]], path: Path, cell
             axis.set_axis_off()
         for axis, (caption, picture) in zip(line, pictures):
             axis.imshow(picture, interpolation="nearest")
-            axis.set_title(textwrap.fill(caption, int(17.6 * cell), break_long_words=False), fontsize=7, pad=2, y=1.0)
+            axis.set_title(_folded(caption, int(17.6 * cell)), fontsize=7, pad=2, y=1.0)
         line[0].text(-0.12, 0.5, label, transform=line[0].transAxes, ha="right", va="center", fontsize=8)
     with whole(path) as part:
         figure.savefig(part, format="png", dpi=160, bbox_inches="tight")
     plt.close(figure)
+
+
+def _folded(caption: str, width: int, most: int = 8) -> str:
+    """A caption in lines about as wide as its picture; the end of a long one is left out, for pictures to stay to be seen."""
+    words = (word if len(word) <= 3 * width else f"{word[: 3 * width]}…" for word in caption.split(" "))
+    return textwrap.fill(" ".join(words), width, break_long_words=False, max_lines=most, placeholder=" …")
 
 
 def tiled(rows: list[list[Image.Image]]) -> Image.Image:

@@ -1,6 +1,7 @@
 """Every key of every command: one sentence for a value that cannot work, and what a person plainly meant works."""
 
 import copy
+import os.path
 
 import hydra
 import pytest
@@ -199,6 +200,10 @@ def test_weights_and_precision_of_two_half_kinds_are_refused():
     ("train", "evaluation.beta=0.6", "evaluation.beta", [0.6]),
     ("train", "evaluation.lock=global", "evaluation.lock", ["global"]),
     ("train", "beta=1", "beta", 1),
+    ("train", "concept.images='~/photos'", "concept.images", os.path.expanduser("~/photos")),
+    ("train", "concept_file='~/a.safetensors'", "concept_file", os.path.expanduser("~/a.safetensors")),
+    ("covariance", "captions='~/a.txt'", "captions", os.path.expanduser("~/a.txt")),
+    ("generate", "concepts={teddy*: '~/a.safetensors'}", "concepts", {"teddy*": os.path.expanduser("~/a.safetensors")}),
     ("generate", "prompts='a cat'", "prompts", ["a cat"]),
     ("generate", "beta={teddy*: 0.5}", "beta", {"teddy*": 0.5}),
     ("generate", "tau={teddy*: 0.5, cat.v2: 1}", "tau", {"teddy*": 0.5, "cat.v2": 1}),
@@ -218,6 +223,8 @@ def test_a_group_is_chosen_by_name(override, capsys):
         apps._of_group(override)
     assert f"{override} names no choice of" in capsys.readouterr().err
     assert apps._of_group("logger=null") == apps._of_group("logger=False") == "logger=none"
+    assert apps._of_group("hydra.run.dir=~/runs") == f"hydra.run.dir={os.path.expanduser('~/runs')}"
+    assert apps._of_group("concept.images=~/a") == f"concept.images={os.path.expanduser('~/a')}"
     assert apps._of_group("model=sd15") == "model=sd15" and apps._of_group("seed=5") == "seed=5"
 
 

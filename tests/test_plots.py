@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -22,6 +23,18 @@ def test_any_word_is_drawn_without_a_warning(tmp_path, word):
         if len(word) < 100:
             front_figure({word: points}, {word: [(word, picture)]}, tmp_path / "front.png", word, word)
     assert (tmp_path / "grid.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("words", ["very " * 500, "x" * 5000, "https://" + "a/" * 500])
+def test_a_long_text_leaves_its_picture_to_be_seen(tmp_path, words):
+    rows = [("", [(text, Image.new("RGB", (8, 8), "red"))]) for text in ("short", words, words)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grid(rows, tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as drawn:
+        assert drawn.width < 1000 and drawn.height < 1500
+        red = (np.asarray(drawn.convert("RGB")) == (255, 0, 0)).all(-1).sum(1) > 100
+    assert (np.diff(red.astype(int)) == 1).sum() == len(rows)  # whole pictures below one another
 
 
 def test_a_picture_that_fails_is_said(tmp_path, capsys):

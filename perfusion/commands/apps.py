@@ -163,7 +163,7 @@ def sentence_of(app: str, error: Exception) -> str:
         reason = said.partition(" See ")[0].removeprefix(f"Error parsing override '{error.override}' ")
         return (
             f"{error.override} cannot be read as KEY=VALUE ({reason}); a text that holds any of "
-            "{}[]()=:,$ is quoted twice, as in 'prompts=\"a {b}: c\"'."
+            "{}[]()=:,$~ is quoted twice, as in 'prompts=\"a {b}: c\"'."
         )
     key = re.fullmatch(
         r"Error merging override [+~]*(.*)|Could not override '.*'. To append to your config use \+(.*)", said
@@ -201,8 +201,10 @@ def _is_job(app: str, cfg: DictConfig) -> bool:
 
 
 def _of_group(override: str) -> str:
-    """logger=null and logger=false are plainly meant as none; another group's choice is a name."""
+    """logger=null and logger=false are plainly meant as none, ~/runs as a folder at home; another group's choice is a name."""
     group, _, choice = override.partition("=")
+    if choice.startswith("~/"):  # which a shell leaves as it is there, and Hydra does not read
+        return f"{group}={os.path.expanduser(choice)}"
     if group == "logger" and choice.lower() in ("null", "false", ""):
         return "logger=none"
     if (

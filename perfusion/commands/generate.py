@@ -41,11 +41,14 @@ def generate(cfg: DictConfig, folder: Path) -> list[Path]:
         load_concepts(pipe, concepts).set_gate(**gate)
     repeated = [p for p in prompts for _ in range(cfg.images)]
     seeds = [cfg.seed + i for _ in prompts for i in range(cfg.images)]
-    drawn = draw(pipe, repeated, seeds, Sampling.of(cfg.model), cfg.negative_prompt)
-    paths = [folder / f"{i // cfg.images:03d}-{i % cfg.images:02d}.png" for i in range(len(drawn))]
-    for path, picture in zip(paths, drawn):
-        with whole(path) as part:
-            picture.save(part, "PNG")
+    paths = [folder / f"{i // cfg.images:03d}-{i % cfg.images:02d}.png" for i in range(len(repeated))]
+    sampling, drawn = Sampling.of(cfg.model), []
+    for start in range(0, len(repeated), sampling.batch):  # each is kept, whatever ends the command
+        some = slice(start, start + sampling.batch)
+        drawn += draw(pipe, repeated[some], seeds[some], sampling, cfg.negative_prompt)
+        for path, picture in zip(paths[some], drawn[some]):
+            with whole(path) as part:
+                picture.save(part, "PNG")
     of = lambda k: drawn[k * cfg.images : (k + 1) * cfg.images][:ACROSS]
     overview = folder / "picture.png"
     if attempt(grid, [("", [(p, i) for i in of(k)]) for k, p in enumerate(prompts[:DOWN])], path=overview):

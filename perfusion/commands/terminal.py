@@ -13,6 +13,7 @@ FLAGS = {"-q": "-1", "--quiet": "-1", "-v": "1", "--verbose": "1"}
 UNDERSTOOD = (  # how warnings begin whose cause is known and harmless
     "Experiment logs directory .* exists and is not empty",  # Hydra makes the run's folder, before Lightning looks at it
     "Checkpoint directory .* exists and is not empty",  # likewise
+    "You're resuming from a checkpoint that ended before the epoch ended",  # a step's pictures follow from its number
     "`isinstance.treespec, LeafSpec.` is deprecated",  # Lightning 2.6's own use of torch 2.14
 )
 

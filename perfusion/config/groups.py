@@ -13,6 +13,7 @@ from perfusion.config.kinds import (
     Path,
     Plain,
     Seed,
+    Source,
     Strengths,
     Tau,
     Template,
@@ -140,7 +141,7 @@ class Covariance(Group):
     """Of a training; C out of a file needs neither captions nor tokens."""
 
     captions: whole(1) | None
-    source: Text | None = None
+    source: Source | None = None
     tokens: Tokens | None
     file: Path | None = None
 

@@ -1,6 +1,7 @@
 """What a value may be: numbers in a range, texts, paths, words; each with what a sentence about another says is allowed."""
 
 import math
+import os.path
 import re
 from typing import Annotated, Literal
 
@@ -30,7 +31,7 @@ def _encodable(text: str) -> str:
 def _path(text: str) -> str:
     if not text.strip() or len(text) > 4000 or any(len(part.encode()) > 240 for part in text.split("/")):
         raise ValueError("it is empty, or too long for a file's name")
-    return text
+    return os.path.expanduser(text)  # shells leave the ~ of KEY=~/VALUE as it is
 
 
 def _template(text: str) -> str:
@@ -63,6 +64,7 @@ def _no_reference(text: str) -> str:
 
 Text = Annotated[str, AfterValidator(_encodable), Field(description="a text")]
 Path = Annotated[str, AfterValidator(_encodable), AfterValidator(_path), Field(description="a path")]
+Source = Annotated[Text, AfterValidator(os.path.expanduser)]  # a path, or an address such as hf:NAME
 Word = Annotated[str, AfterValidator(_encodable), AfterValidator(_one_word), Field(description="a word")]
 Plain = Annotated[Word, AfterValidator(_no_reference)]
 Template = Annotated[str, AfterValidator(_encodable), AfterValidator(_template)]

@@ -35,7 +35,7 @@ def words(kind) -> str:
         said = [m.description for m in arguments[1:] if isinstance(m, FieldInfo) and m.description]
         return said[-1] if said else words(arguments[0])
     if origin is Literal:
-        return ", ".join(shown(a) for a in arguments)
+        return ", ".join(dict.fromkeys(shown(a) for a in arguments))
     if origin in (Union, types.UnionType):
         return " or ".join(words(a) for a in arguments)
     if group := group_of(kind):

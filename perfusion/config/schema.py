@@ -15,6 +15,7 @@ from perfusion.config.kinds import (
     Lock,
     Path,
     Seed,
+    Source,
     Tau,
     Text,
     Tokens,
@@ -144,7 +145,7 @@ class Report(OfExperiment):
 
 class CovarianceFile(Group):
     model: Model
-    captions: Text | None
+    captions: Source | None
     column: Text | None
     count: whole(1) | None
     tokens: Tokens

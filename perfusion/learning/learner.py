@@ -32,6 +32,7 @@ class Learner(pl.LightningModule):
         super().__init__()
         self.pipe, self.data, self.trigger, self.super_category = pipe, data, trigger, super_category
         self.batch_size, self.seed, self.templates = batch_size, seed, templates
+        self.of_pictures: dict[str, str] = {}  # as resume.of_pictures has it, where a checkpoint shall say it
         check_trainable(pipe)
         self.noising = noising_of(pipe.scheduler)
         self.base_hash = hash_of(pipe)  # before anything is changed
@@ -48,7 +49,7 @@ class Learner(pl.LightningModule):
             self.attach()
 
     def on_save_checkpoint(self, checkpoint) -> None:
-        checkpoint["perfusion"] = self.about()
+        checkpoint["perfusion"] = self.about() | self.of_pictures
 
     def share(self, step: int) -> tuple[Tensor, Tensor, torch.Generator, int, slice]:
         """Latents and masks of a step, its generator, how many all processes draw, and which of these are this process's.

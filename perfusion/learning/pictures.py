@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from perfusion.errors import UserError, told
 
@@ -31,6 +31,7 @@ FORMATS = {
 KINDS = tuple(kind for kinds in FORMATS.values() for kind in kinds)
 SIDE = 4096  # a longer picture is shrunk to it: training looks at no more than 1024 pixels a side
 MOST = 2**28  # pixels that are decoded
+FAINT = 16  # between its darkest and its lightest: 12 bits in 16 come out so
 LEAST = 8  # pixels a side: of less nothing is left in the latents
 KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")  # of a PNG, and eXIf: all else is text, profiles and hints
 TURN = Image.Transpose
@@ -120,6 +121,8 @@ def decoded(path: Path, most: int = MOST) -> tuple[Image.Image, tuple[int, int]]
 
     most: pixels; a larger one is not decoded. Raises ValueError, with the reason, for what cannot be read.
     """
+    if not path.is_file():  # of a pipe no end might come
+        raise ValueError("it is no regular file")
     data = path.read_bytes()
     try:
         data = _without_texts(data)
@@ -135,6 +138,8 @@ def decoded(path: Path, most: int = MOST) -> tuple[Image.Image, tuple[int, int]]
                 picture = _eight_bits(opened)
     except ValueError:
         raise
+    except UnidentifiedImageError as error:  # which names the buffer
+        raise ValueError("it is no picture of a kind that is read, or damaged at its beginning") from error
     except Exception as error:  # a damaged file raises whatever its decoder meets: OSError, struct.error, EOFError, ...
         raise ValueError(" ".join(str(error).split()) or type(error).__name__) from error
     if max(picture.size) > SIDE:
@@ -224,6 +229,11 @@ def read_picture(path: Path) -> tuple[Image.Image, tuple[int, int]]:
         raise UserError(
             f"picture {path} has one colour throughout ({'black' if not any(color) else f'RGB {color}'}), so nothing can "
             "be learned from it; replace or remove it."
+        )
+    if max(high - low for low, high in on_white(picture).getextrema()) <= FAINT:
+        raise UserError(
+            f"picture {path} shows next to nothing: its colours differ by no more than {FAINT} of 255, as where a file of 16 bits "
+            "holds 12; save it with the full range, or remove it."
         )
     return picture, size
 

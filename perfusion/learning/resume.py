@@ -1,12 +1,49 @@
 """Going on from a run's last.ckpt: which file is meant, and whether the run can go on as configured."""
 
+import hashlib
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from omegaconf import DictConfig
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from perfusion.errors import UserError
 from perfusion.learning.checkpoints import tensors
+
+PICTURES = "concept.images (digest of the files)"  # which checkpoints of older versions do not say
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True, strict=True)
+
+
+class OfSelection(Part):
+    """selection.Selection's own."""
+
+    best: float
+    history: list[dict[str, float]]
+    file: torch.Tensor | None
+    seconds: float
+
+
+class Callbacks(Part):
+    Selection: OfSelection
+
+
+class Loops(Part):
+    fit_loop: dict
+
+
+class Checkpoint(Part):
+    """What of last.ckpt is read when a run goes on; Lightning itself would fail amid it, or begin anew what is not there."""
+
+    state_dict: dict[str, torch.Tensor]
+    global_step: Annotated[int, Field(ge=0)]
+    perfusion: dict[str, str]
+    callbacks: Callbacks
+    loops: Loops
+    optimizer_states: Annotated[list[dict], Field(min_length=1)]
 
 
 def checkpoint_of(resume: str) -> Path:
@@ -26,21 +63,32 @@ def read(resume: str) -> dict:
         raise UserError(
             f"resume={resume} is not a whole checkpoint ({type(error).__name__}: {' '.join(str(error).split())[:100]}); {way_out}"
         ) from error
-    parts = {"state_dict": dict, "global_step": int, "perfusion": dict, "callbacks": dict, "loops": dict}
-    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(k), kind) for k, kind in parts.items()):
-        raise UserError(f"resume={resume} is no checkpoint of this program, or of an older version of it; {way_out}")
+    try:
+        Checkpoint.model_validate(checkpoint)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        where = f" ({'.'.join(map(str, wrong['loc']))}: {wrong['msg'].lower()})" if wrong["loc"] else ""
+        raise UserError(
+            f"resume={resume} is no checkpoint of this program, or of an older version of it{where}; {way_out}"
+        ) from None
     numbers = checkpoint["state_dict"].values()
     # Some at a time: isfinite takes memory of its own, of twice what it looks at.
     finite = lambda tensor: all(part.isfinite().all() for part in tensor.flatten().split(2**20))
-    if not all(isinstance(t, torch.Tensor) and finite(t) for t in numbers):
+    if not all(map(finite, numbers)):
         raise UserError(f"resume={resume} holds numbers that are not finite; {way_out}")
     return checkpoint
+
+
+def of_pictures(paths: list[Path]) -> dict[str, str]:
+    """What a checkpoint tells of the pictures that it learns from, under whatever names they lie."""
+    digests = sorted(hashlib.sha256(path.read_bytes()).digest() for path in paths)
+    return {PICTURES: hashlib.sha256(b"".join(digests)).hexdigest()[:16]}
 
 
 def check(checkpoint: dict, cfg: DictConfig, known: dict) -> None:
     """Raises UserError where a run cannot go on as configured. known: what is known of this one, as `module.about`."""
     for field, value in known.items():
-        if checkpoint["perfusion"].get(field) != value:
+        if checkpoint["perfusion"].get(field, value if field == PICTURES else None) != value:
             raise UserError(
                 f"resume={cfg.resume} is a run with {field}={checkpoint['perfusion'].get(field)}, this one has "
                 f"{field}={value}; give the same, or resume=null to start anew."

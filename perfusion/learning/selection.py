@@ -1,6 +1,6 @@
 """Which step is kept: every few steps draw the prompts, score them, keep the best concept (method.md 4, stopping).
 
-And the end: whatever stops a training (its steps, patience, trainer.max_time, Ctrl-C, a cluster's SIGTERM), its last state is
+And the end: whatever stops a training (its steps, patience, trainer.max_time, Ctrl-C, a cluster's SIGTERM, a terminal that closes), its last state is
 scored and saved as well.
 """
 
@@ -9,6 +9,7 @@ import statistics
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -57,14 +58,17 @@ class Selection(pl.Callback):
         self.seconds += 0.0 if self.history else getattr(module, "setup_seconds", 0.0)
         self.since = time.perf_counter()
         if threading.current_thread() is threading.main_thread():  # no other may have handlers
-            wanted = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+            wanted = [
+                s for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if signal.getsignal(s) != signal.SIG_IGN
+            ]
             self.handlers = {s: signal.signal(s, self._stop) for s in wanted}
 
     def _stop(self, number: int, frame) -> None:
         if self.signal:  # asked twice
             sys.exit(128 + number)
         self.signal, self.stopping = number, True
-        print("\nstopping: what is learned so far is saved first; once more stops at once.", file=sys.stderr)
+        with suppress(OSError):  # of a terminal that is closed
+            print("\nstopping: what is learned so far is saved first; once more stops at once.", file=sys.stderr)
 
     def on_train_batch_end(self, trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         self.stopping, trainer.should_stop = self.stopping or trainer.should_stop, False
@@ -90,10 +94,8 @@ class Selection(pl.Callback):
     def on_exception(self, trainer, module: pl.LightningModule, exception: BaseException) -> None:
         self._let_go()
         if trainer.is_global_zero and self.best == float("-inf") and trainer.global_step > 0:
-            try:
+            with suppress(UserError, OSError):  # not finite, or a full disk: the exception under way says more
                 module.concept(**self.metadata).save(self.path)
-            except (UserError, OSError):  # not finite, or a full disk: the exception under way says more
-                pass
 
     def _let_go(self) -> None:
         for number, handler in self.handlers.items():

@@ -93,15 +93,15 @@ def check(cfg: DictConfig, concept: DictConfig) -> None:
     tokenizer = load_tokenizer(cfg.model)
     single_token(tokenizer, concept.super_category)
     add_placeholders(tokenizer, [concept.name])
-    count = len(picture_paths(concept.images))
-    if cfg.shots is not None and cfg.shots > count:
+    paths = picture_paths(concept.images)
+    if cfg.shots is not None and cfg.shots > len(paths):
         raise UserError(
-            f"shots={cfg.shots} is more than the {count} pictures in {concept.images}; null learns from all."
+            f"shots={cfg.shots} is more than the {len(paths)} pictures in {concept.images}; null learns from all."
         )
     if cfg.concept_file:
         check_place("concept_file", cfg.concept_file, "a concept file")
     if cfg.resume:
-        resume.check(resume.read(cfg.resume), cfg, about_run(cfg, concept))
+        resume.check(resume.read(cfg.resume), cfg, about_run(cfg, concept) | resume.of_pictures(paths[: cfg.shots]))
 
 
 def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
@@ -131,6 +131,7 @@ def build(cfg: DictConfig, concept: DictConfig, folder: Path) -> Run:
     # Frozen from here on, so remembered: load_concepts asks for it at every selection.
     pipe._perfusion_base_hash = hash_of(pipe)
     module, metadata, condition = module_of(cfg, pipe, data.encode(pipe.vae), concept)
+    module.of_pictures = resume.of_pictures(paths)
     settings = OmegaConf.to_container(cfg, resolve=True)
     file = folder / "concept.safetensors"
     selection = Selection(cfg.selection, Sampling.of(cfg.model), scorer, data.pictures, metadata, file)

@@ -117,6 +117,18 @@ class Concept:
             o_star_k=split(tensors["o_star_k"]) if "o_star_k" in tensors else None,
         )
 
+    def check_numbers(self) -> None:
+        """Raises UserError for a number that is not finite, as a concept in memory may have; those of files are checked."""
+        parts = {"i_star": self.i_star, "c_inv_i_star": self.c_inv_i_star, "embedding": self.embedding}
+        for part in ("o_star_v", "o_star_k"):
+            parts |= {f"{part} of {layer}": o for layer, o in (getattr(self, part) or {}).items()}
+        for name, values in parts.items():
+            if not values.isfinite().all():
+                raise UserError(
+                    f"concept {self.trigger} has {name} with values that are not finite; only finite ones are allowed: load or "
+                    "learn it again."
+                )
+
     def check_base(self, base_id: str, hash: str) -> None:
         """Raises UserError, naming both sides, where the concept was learned on another base model."""
         if self.base_hash != hash:
@@ -144,7 +156,8 @@ def read_file(path: str | os.PathLike, **hub) -> ConceptFile:
     """
     path = fetch(path, **hub)
     if not path.is_file():
-        raise UserError(f"concept file {path} does not exist; give the path of a saved .safetensors concept.")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise UserError(f"concept file {path} {found}; give the path of a saved .safetensors concept.")
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}

@@ -16,6 +16,15 @@ def is_list(value) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str)
 
 
+def as_python(value):
+    """Numbers, arrays and tensors of numpy and torch as numbers and lists of Python's own; all else as it is."""
+    if isinstance(value, dict):
+        return {name: as_python(one) for name, one in value.items()}
+    if is_list(value):
+        return [as_python(one) for one in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
 def check_gate(concepts: dict[str, Concept], **settings) -> None:
     """Raises UserError for settings that `LoadedConcepts.set_gate` would not take with these concepts."""
     for name, value in settings.items():

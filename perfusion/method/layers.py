@@ -28,6 +28,12 @@ def is_lora(layer: nn.Module) -> bool:
     return isinstance(getattr(layer, "base_layer", None), nn.Linear)
 
 
+def is_fused(attention: Attention) -> bool:
+    """Whether it computes its keys and values by one product of its own. By the processor: Attention.fused_projections stays
+    true once they are unfused."""
+    return type(attention.processor).__name__.startswith("Fused")
+
+
 def _linear(layer: nn.Module, x: Tensor) -> Tensor:
     """W x, without the bias; W includes the adapters that are active on the layer."""
     if isinstance(layer, nn.Linear):
@@ -52,7 +58,7 @@ def cross_attentions(model: nn.Module) -> dict[str, Attention]:
             "(Stable Diffusion 1, 2 and XL, PixArt, Sana; Stable Diffusion 3 and Flux attend to text and picture jointly)."
         )
     for name, attention in attentions.items():
-        if attention.norm_cross is not None or attention.fused_projections:
+        if attention.norm_cross is not None or is_fused(attention):
             raise UserError(
                 f"{name} normalizes its encodings or has fused projections; the edit needs plain to_k and "
                 "to_v: call unfuse_qkv_projections() first, or use another model."

@@ -26,8 +26,8 @@ from perfusion.method.concept import Concept
 from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import augment
 from perfusion.method.fingerprint import hash_of
-from perfusion.method.gates import check_distinct, check_gate, numbers, per_image
-from perfusion.method.layers import WidenedLinear, cross_attentions, is_lora, lock_o_star_k, widen
+from perfusion.method.gates import as_python, check_distinct, check_gate, numbers, per_image
+from perfusion.method.layers import WidenedLinear, cross_attentions, is_fused, is_lora, lock_o_star_k, plain, widen
 from perfusion.method.memo import remembered
 from perfusion.method.prompt_call import PromptCall
 from perfusion.method.sources import Source, by_word
@@ -40,6 +40,7 @@ from perfusion.method.text import (
     spellings,
     super_encoding,
     tokenize,
+    towers,
     twin_prompts,
 )
 from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
@@ -114,6 +115,7 @@ def load_concepts(
     hash = hash_of(pipe)
     for concept in loaded.values():
         concept.check_base(base_id, hash)
+        concept.check_numbers()
     return LoadedConcepts(pipe, loaded, always_on, global_edit)
 
 
@@ -141,7 +143,8 @@ class LoadedConcepts:
         # From here on the pipeline changes in its other parts.
         rows = [{ids[trigger]: c.embedding for trigger, c in concepts.items()} for _, ids in added.values()]
         self._rows = PlaceholderRows(self._encoder, rows)
-        for name, (tokenizer, _) in added.items():
+        self._with_words = {name: tokenizer for name, (tokenizer, _) in added.items()}
+        for name, tokenizer in self._with_words.items():
             setattr(pipe, name, tokenizer)
         changed = [name for name in ("encode_prompt", *ON_THE_BASE) if hasattr(pipe, name)]
         self._own = {
@@ -162,7 +165,7 @@ class LoadedConcepts:
             self._hook.remove()
         for name, tokenizer in self._tokenizers.items():
             # Another pipeline that was made of this one's parts may hold the tokenizer with the words: they leave it too.
-            getattr(self.pipe, name)._tokenizer = tokenizer._tokenizer
+            self._with_words[name]._tokenizer = tokenizer._tokenizer
             setattr(self.pipe, name, tokenizer)
         for name in self._changed:
             del self.pipe.__dict__[name]
@@ -178,7 +181,29 @@ class LoadedConcepts:
         try:
             return getattr(self.pipe, name)(*args, **kwargs)
         finally:
-            self._install()
+            try:
+                self._install()
+            except UserError as error:  # a textual inversion may have taken a concept's word
+                raise UserError(
+                    f"after {name} concepts {list(self.concepts)} are off and cannot be put back: {error}"
+                ) from error
+
+    def _check_parts(self) -> None:
+        """Raises UserError where a part of the pipeline that the concepts were put on is not as it was then."""
+        pipe, changed = self.pipe, []
+        denoiser, layer = plain(denoiser_of(pipe)), self._widened.layers[0][0]
+        attention = dict(denoiser.named_modules()).get(layer)
+        if not isinstance(getattr(attention, "to_k", None), WidenedLinear) or is_fused(attention):
+            changed.append(type(denoiser).__name__)
+        changed += [name for name, tokenizer in self._with_words.items() if getattr(pipe, name) is not tokenizer]
+        encoders = {name: getattr(pipe, name) for name in ("text_encoder", "text_encoder_2")[: len(self._with_words)]}
+        for (name, encoder), tower in zip(encoders.items(), towers(self._encoder), strict=True):
+            changed += [name] if plain(encoder) is not plain(tower) else []
+        if changed:
+            raise UserError(
+                f"{' and '.join(changed)} of this {type(pipe).__name__} was exchanged, or its projections fused, after "
+                "load_concepts; call unload() on the handle, then load_concepts on the pipeline as it shall be."
+            )
 
     @property
     def _encode_base(self):
@@ -231,17 +256,22 @@ class LoadedConcepts:
 
         Raises UserError where these concepts are not loaded any more.
         """
+        self._check_loaded()
+        self._remove()
+
+    def _check_loaded(self) -> None:
         if getattr(self.pipe, "_perfusion", None) is not self:
             raise UserError("these concepts are not loaded any more; call load_concepts(pipe, {...}) first.")
-        self._remove()
 
     def set_gate(self, **settings) -> None:
         """Set beta, tau or lock for the calls to come; None goes back to the concepts' own.
 
         beta, tau: a number, {trigger: number}, or a list of these, one per prompt or one per image.
         lock: "global" (keys see the prompt with the super-category's word), the concepts' own lock, or a list of these.
-        Raises UserError for an unknown name or value.
+        Raises UserError for an unknown name or value, or where these concepts are not loaded any more.
         """
+        self._check_loaded()
+        settings = as_python(settings)
         check_gate(self.concepts, **settings)
         self.settings.update(settings)
 
@@ -262,8 +292,10 @@ class LoadedConcepts:
 
     def _encode_prompt(self, *args, **kwargs):
         """The pipeline's `encode_prompt`, its encodings [B, T, c] widened to [B, T, 2 (c + 2J)]: V's part, then K's."""
-        encoder, tokenizer, towers = self._encoder, self.pipe.tokenizer, len(self._tokenizers)
-        call = PromptCall(self._encode_base, encoder, tokenizer, towers, args, kwargs)
+        self._check_loaded()  # a copy of the pipeline may have been left with this method
+        self._check_parts()
+        encoder, tokenizer, count = self._encoder, self.pipe.tokenizer, len(self._tokenizers)
+        call = PromptCall(self._encode_base, encoder, tokenizer, count, args, kwargs)
         call.keep(self.concepts)
         encodings, (at, at_negative) = call.encode(), call.places
         e, e_negative = encodings[at], encodings[at_negative]

@@ -7,6 +7,8 @@ import random
 import struct
 import zlib
 
+from kinds import AROUND
+
 
 def mutated(kind: str, whole: bytes, other: bytes) -> tuple[str, bytes]:
     """One way of damaging, and the file's bytes."""
@@ -100,7 +102,8 @@ def foreign_tensors(whole: bytes) -> bytes:
 def foreign_pickle(whole: bytes) -> bytes:
     import torch
 
-    sound = {"global_step": 3, "loops": {}, "perfusion": {}, "callbacks": {}}
+    around = AROUND | {"global_step": 3}
+    sound = around | {"state_dict": {"x": torch.ones(2)}}
     out = io.BytesIO()
     torch.save(
         random.choice(
@@ -108,7 +111,9 @@ def foreign_pickle(whole: bytes) -> bytes:
                 [1, 2],
                 {"a": torch.ones(3)},
                 torch.ones(2),
-                sound | {"state_dict": {"x": torch.tensor(float("nan"))}},
+                around | {"state_dict": {"x": torch.tensor(float("nan"))}},
+                sound | {"callbacks": {}},
+                {name: part for name, part in sound.items() if name != "optimizer_states"},
                 torch.nn.Linear(2, 2),
             ]
         ),

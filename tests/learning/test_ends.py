@@ -1,6 +1,7 @@
 """Whatever ends a training, what was learned is kept, and a run goes on as if it had never stopped."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from perfusion.errors import Stopped, UserError
 from perfusion.learning import selection as selection_module
 from perfusion.learning import train as train_module
 from perfusion.learning.module import PerfusionModule
+from perfusion.learning.resume import PICTURES
 from perfusion.learning.train import train
 from perfusion.method.concept import Concept
 
@@ -97,11 +99,12 @@ def test_the_last_state_is_scored_and_saved(learn, tmp_path, changes, steps):
     assert (tmp_path / "run/config.yaml").exists() and (tmp_path / "run/result.json").exists()
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_a_run_goes_on_as_if_nothing_was(learn, tmp_path, monkeypatch, capsys, number, code):
     learn(run="whole", trainer__accumulate_grad_batches=2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
-    handlers = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = [signal.getsignal(s) for s in signals]
     with monkeypatch.context() as patch, pytest.raises(Stopped) as stop:
         at_batch(patch, 4, lambda: os.kill(os.getpid(), number))  # the first of two micro-batches of step 3
         learn(run="half", trainer__accumulate_grad_batches=2, picture=True)
@@ -113,7 +116,7 @@ def test_a_signal_saves_and_a_run_goes_on_as_if_nothing_was(learn, tmp_path, mon
         Concept.load(tmp_path / "half/concept.safetensors").steps in (2, 3)
         and not (tmp_path / "half/picture.png").exists()
     )
-    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert [signal.getsignal(s) for s in signals] == handlers
     result = learn(run="rest", resume=str(tmp_path / "half"), trainer__accumulate_grad_batches=2)
     whole, rest = (state_of(tmp_path / name / "last.ckpt") for name in ("whole", "rest"))
     assert all(torch.equal(whole[name], rest[name]) for name in whole) and [s["step"] for s in result["selection"]] == [
@@ -240,6 +243,43 @@ def test_what_a_run_cannot_go_on_as_is_said(learn, tmp_path):
     )  # nothing left but to finish
 
 
+def test_a_checkpoint_of_another_layout_is_refused(learn, tmp_path):
+    """Whole files, whose parts are missing or of another kind: of an older version, or made by hand."""
+    learn(run="first", max_steps=2)
+    for i, (path, value) in enumerate([
+        ("callbacks", {}), ("callbacks.Selection.history", None), ("callbacks.Selection.best", "high"), ("callbacks.Selection.seconds", None),
+        ("loops", {}), ("optimizer_states", []), ("optimizer_states", None), ("global_step", -5), ("state_dict", {"o_star": 5}),
+    ]):  # fmt: skip
+        checkpoint = part = torch.load(tmp_path / "first/last.ckpt", weights_only=True)
+        *names, last = path.split(".")
+        for name in names:
+            part = part[name]
+        part.pop(last)
+        part.update({} if value is None else {last: value})
+        torch.save(checkpoint, tmp_path / f"{i}.ckpt")
+        with pytest.raises(
+            UserError, match=rf"{i}.ckpt is no checkpoint of this program, or of an older .*\({path}"
+        ) as error:
+            learn(resume=f"{i}.ckpt")
+        assert "\n" not in str(error.value)
+
+
+def test_a_run_goes_on_with_its_own_pictures(learn, base, tmp_path):
+    learn(run="first", max_steps=2)
+    mine, others = tmp_path / "moved", tmp_path / "others"
+    shutil.copytree(base.concept.images, mine)
+    (mine / "0.png").rename(mine / "z.png")
+    assert learn(run="rest", resume="first", concept__images=str(mine), max_steps=3)["kept_step"]
+    shutil.copytree(mine, others)
+    Image.new("RGB", (16, 16), "red").save(others / "1.png")
+    with pytest.raises(UserError, match=r"a run with concept.images \(digest of the files\)="):
+        learn(run="other", resume="first", concept__images=str(others))
+    checkpoint = torch.load("first/last.ckpt", weights_only=True)
+    del checkpoint["perfusion"][PICTURES]  # as older versions wrote it
+    torch.save(checkpoint, "old.ckpt")
+    assert learn(run="old", resume="old.ckpt", concept__images=str(mine), max_steps=3)["kept_step"]
+
+
 READ = """
 import re, sys
 from pathlib import Path
@@ -255,7 +295,9 @@ print(peak() - before)
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says what a process took")
 def test_a_checkpoint_takes_less_memory_than_twice_its_size(tmp_path):
     last = tmp_path / "last.ckpt"
-    parts = {"global_step": 1, "perfusion": {}, "callbacks": {}, "loops": {}}
+    selection = {"best": 0.0, "history": [], "file": None, "seconds": 0.0}
+    parts = {"global_step": 1, "perfusion": {}, "callbacks": {"Selection": selection}, "loops": {"fit_loop": {}}}
+    parts["optimizer_states"] = [{}]
     torch.save(parts | {"state_dict": {"o_star": torch.ones(2**24)}}, last)  # 64 MiB, and more than the process's own
     taken = subprocess.run([sys.executable, "-c", READ, last], check=True, capture_output=True, text=True).stdout
     assert int(taken) < 2 * last.stat().st_size

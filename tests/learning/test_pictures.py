@@ -191,6 +191,15 @@ def test_one_colour_throughout(tmp_path, color, said):
         first(tmp_path)
 
 
+def test_next_to_black(tmp_path):
+    twelve_bits = np.tile(np.linspace(0, 4095, 40), (24, 1)).astype(np.uint16)
+    Image.fromarray(twelve_bits).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match="a.tif shows next to nothing: its colours differ by no more than 16 of 255"):
+        first(tmp_path)
+    Image.fromarray(2 * twelve_bits).save(tmp_path / "a.tif")
+    assert first(tmp_path).size == SIZE
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".gif", ".tif", ".bmp", ".avif", ".jp2"])
 def test_damaged_files_are_one_sentence(tmp_path, suffix):
     photo((64, 64)).save(tmp_path / f"whole{suffix}")
@@ -242,6 +251,16 @@ def test_a_damaged_mask_is_one_sentence(tmp_path, content):
         mask_path(tmp_path / "a.png").write_bytes(damaged)
         with pytest.raises(UserError, match="cannot be read"):
             data(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/nowhere", path)])
+def test_a_mask_that_is_no_file_is_one_sentence(tmp_path, make):
+    photo().save(tmp_path / "a.png")
+    make(mask_path(tmp_path / "a.png"))
+    with pytest.raises(
+        UserError, match="a.mask.png cannot be read .it is no regular file.; paint it anew, or delete it"
+    ):
+        data(tmp_path)
 
 
 def test_what_is_transparent_in_a_mask_counts_for_nothing(tmp_path):
@@ -308,5 +327,5 @@ def test_an_edited_mask_is_kept(tmp_path, segmenter, caplog):
 def test_names_are_of_one_format_each():
     kinds = [kind for kinds in FORMATS.values() for kind in kinds]
     assert len(kinds) == len(set(kinds)) and all(kind.startswith(".") for kind in kinds)
-    with pytest.raises(ValueError, match="cannot identify"):
+    with pytest.raises(ValueError, match="no picture of a kind that is read"):
         decoded(Path(__file__))

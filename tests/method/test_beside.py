@@ -228,6 +228,61 @@ def test_two_pipelines_that_share_a_unet(pipe, make_concept):
     assert differ(draw(other, **given), base)
 
 
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "tokenizer", "fused"])
+def test_a_part_that_is_exchanged_after_loading(part, pipe, make_concept, folder):
+    base = draw(pipe)
+    other = quiet(StableDiffusionPipeline.from_pretrained(folder, safety_checker=None))
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    if part == "fused":
+        pipe.fuse_qkv_projections()
+    else:
+        setattr(pipe, part, getattr(other, part))
+    named = {"unet": "UNet2DConditionModel", "fused": "UNet2DConditionModel"}.get(part, part)
+    with pytest.raises(
+        UserError, match=f"{named} of this StableDiffusionPipeline was exchanged, or its projections fused"
+    ):
+        draw(pipe)
+    handle.unload()
+    if part == "fused":
+        pipe.unfuse_qkv_projections()
+    assert np.array_equal(draw(pipe), base) and np.array_equal(draw(other), base)
+    load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    assert differ(draw(pipe), base)
+
+
+def test_a_shallow_copy_that_outlives_the_concepts(pipe, make_concept):
+    base = draw(pipe)
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    twin = copy.copy(pipe)
+    assert np.array_equal(draw(twin), draw(pipe))
+    handle.unload()
+    with pytest.raises(UserError, match="these concepts are not loaded any more"):
+        draw(twin)
+    assert np.array_equal(draw(copy.copy(pipe)), base)
+
+
+@pytest.mark.parametrize("part", ["i_star", "embedding", "o_star_v"])
+def test_a_concept_in_memory_with_numbers_that_are_not_finite(part, pipe, make_concept):
+    base, concept = draw(pipe), make_concept(pipe)
+    values = getattr(concept, part)
+    (next(iter(values.values())) if isinstance(values, dict) else values)[3] = float("nan")
+    with pytest.raises(UserError, match=f"concept teddy\\* has {part}.* with values that are not finite"):
+        load_concepts(pipe, {"teddy*": concept})
+    assert np.array_equal(draw(pipe), base)
+
+
+def test_an_inversion_that_takes_a_concepts_word(pipe, make_concept):
+    handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})
+    with pytest.raises(
+        UserError, match=r"after load_textual_inversion concepts \['teddy\*'\] are off and cannot be put back: trigger"
+    ):
+        pipe.load_textual_inversion({"teddy*": torch.randn(32)}, token="teddy*")
+    assert np.isfinite(draw(pipe)).all()
+    for late in (handle.unload, lambda: handle.set_gate(beta=0.5), lambda: handle.gate(tau=1).__enter__()):
+        with pytest.raises(UserError, match="these concepts are not loaded any more"):
+            late()
+
+
 def test_a_concept_beyond_the_cut(pipe, make_concept):
     """The text encoder here takes 16 tokens: what is cut is named, and the picture is the base model's."""
     prompt = "a cat on a beach with the red hat and the blue car in the snow next to a teddy*"

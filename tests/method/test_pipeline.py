@@ -57,6 +57,18 @@ def test_prompts_without_the_word_draw_the_base_models_picture(pipe, make_concep
     assert not close(latents(pipe, prompt, negative_prompt="red"), before)
 
 
+def test_numbers_of_other_libraries(loaded):
+    pipe, handle = loaded
+    betas = [0.25, 0.5, 0.75]
+    with handle.gate(beta=betas):
+        expected = latents(pipe, [PROMPT] * 3)
+    for given in (np.array(betas), torch.tensor(betas), np.float32(betas), tuple(np.float32(betas))):
+        with handle.gate(beta=given):
+            assert np.array_equal(latents(pipe, [PROMPT] * 3), expected)
+    with handle.gate(beta={"teddy*": torch.tensor(0.5)}, tau=np.float32(0.125)):
+        assert handle.settings | {"lock": None} == {"beta": {"teddy*": 0.5}, "tau": 0.125, "lock": None}
+
+
 def test_batched_equals_single(loaded):
     pipe, handle = loaded
     prompts = [PROMPT, "a teapot* in snow", "a teddy* next to a teapot*", "a cat"]
