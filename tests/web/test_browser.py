@@ -63,6 +63,8 @@ def test_learned_then_slid_then_both(site, tmp_path):
         learn(page, tmp_path, "cat", "kitty*", stop=True)
         kept, last = map(int, re.search(r"step (\d+) of (\d+) kept", page.locator("#said").inner_text()).groups())
         assert 1 <= kept <= last < 5000
+        said = (site[1] / "server.log").read_text()
+        assert "page: " in said and not re.search("litlogger|GPU available", said)  # nothing of Lightning's own
 
         page.get_by_role("tab", name="Play").click()
         page.locator("#concepts").get_by_label("bear*").check()
