@@ -169,7 +169,8 @@ def try_one(command: str, key: str, value) -> bool:
     except UserError as error:
         said = str(error)
         assert "\n" not in said and said.endswith(".") and len(said) < 2000, f"not one sentence: {said}"
-        above, _, last = key.rpartition(".")  # logger.csv is at fault where logger.csv.project is asked of another logger
+        # logger.csv is at fault where logger.csv.project is asked of another logger.
+        above, _, last = key.rpartition(".")
         named = last in said or "." in above and above in said
         assert named or "cannot be made out" in said, f"does not name {key}: {said}"
         return False

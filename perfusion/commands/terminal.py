@@ -47,7 +47,8 @@ def start() -> None:
     of_diffusers.disable_progress_bar()  # bars of a second each, a dozen a training
     of_transformers.disable_progress_bar()
     ours = lambda record: record.levelno >= logging.WARNING or record.name.split(".")[0] in ("perfusion", "hydra")
-    roots = ("", "pytorch_lightning", "lightning_fabric")  # which have a handler of their own where Hydra came later, or never
+    # Lightning has a handler of its own where Hydra came later, or never.
+    roots = ("", "pytorch_lightning", "lightning_fabric")
     for handler in [handler for name in roots for handler in logging.getLogger(name).handlers]:
         if type(handler) is logging.StreamHandler:  # Hydra's console; files and pytest's own are of other kinds
             handler.setStream(sys.stderr)
