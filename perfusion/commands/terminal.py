@@ -32,12 +32,16 @@ class _Line(logging.Formatter):
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
+def verbosity() -> int:
+    """-1 for -q, 1 for -v, 0 for neither."""
+    return int(os.environ.get(VARIABLE, "0"))
+
+
 def start() -> None:
     """Once Hydra has set logging up: the console shows what is meant for the user, the log file all."""
-    verbosity = int(os.environ.get(VARIABLE, "0"))
-    logging.getLogger("perfusion").setLevel(logging.WARNING if verbosity < 0 else logging.INFO)
+    logging.getLogger("perfusion").setLevel(logging.WARNING if verbosity() < 0 else logging.INFO)
     warnings.showwarning = lambda message, *_, **__: logging.getLogger("py.warnings").warning(str(message))
-    if verbosity > 0:
+    if verbosity() > 0:
         return
     for message in UNDERSTOOD:
         warnings.filterwarnings("ignore", message=message)
@@ -47,9 +51,7 @@ def start() -> None:
     of_diffusers.disable_progress_bar()  # bars of a second each, a dozen a training
     of_transformers.disable_progress_bar()
     ours = lambda record: record.levelno >= logging.WARNING or record.name.split(".")[0] in ("perfusion", "hydra")
-    # Lightning has a handler of its own where Hydra came later, or never.
-    roots = ("", "pytorch_lightning", "lightning_fabric")
-    for handler in [handler for name in roots for handler in logging.getLogger(name).handlers]:
+    for handler in logging.getLogger().handlers:
         if type(handler) is logging.StreamHandler:  # Hydra's console; files and pytest's own are of other kinds
             handler.setStream(sys.stderr)
             handler.addFilter(ours)

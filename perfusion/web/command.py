@@ -3,6 +3,7 @@
 perfusion web [--port 7860] [--host 127.0.0.1] [--auth USER:PASSWORD] [--concepts FOLDER] [overrides of perfusion train]
 """
 
+import logging
 import socket
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def main(argv: list[str]) -> None:
             f"perfusion web needs {error.name}, which is not installed; install it with {install('web')}."
         ) from error
     terminal.start()
+    if terminal.verbosity() <= 0:  # no Hydra has set logging up: Lightning shows what it says itself
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     page = build(cfg, given.concepts, given.device)
     print(f"page:     http://{given.host}:{given.port} (Ctrl-C ends it)", flush=True)
     serve(page, given.host, given.port, auth, quiet=True)
