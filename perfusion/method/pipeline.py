@@ -27,8 +27,9 @@ from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import augment
 from perfusion.method.fingerprint import hash_of
 from perfusion.method.gates import as_python, check_distinct, check_gate, numbers, per_image
-from perfusion.method.layers import WidenedLinear, cross_attentions, is_fused, is_lora, lock_o_star_k, plain, widen
+from perfusion.method.layers import WidenedLinear, cross_attentions, is_lora, lock_o_star_k, widen
 from perfusion.method.memo import remembered
+from perfusion.method.parts import check_parts
 from perfusion.method.prompt_call import PromptCall
 from perfusion.method.sources import Source, by_word
 from perfusion.method.text import (
@@ -40,7 +41,6 @@ from perfusion.method.text import (
     spellings,
     super_encoding,
     tokenize,
-    towers,
     twin_prompts,
 )
 from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
@@ -188,23 +188,6 @@ class LoadedConcepts:
                     f"after {name} concepts {list(self.concepts)} are off and cannot be put back: {error}"
                 ) from error
 
-    def _check_parts(self) -> None:
-        """Raises UserError where a part of the pipeline that the concepts were put on is not as it was then."""
-        pipe, changed = self.pipe, []
-        denoiser, layer = plain(denoiser_of(pipe)), self._widened.layers[0][0]
-        attention = dict(denoiser.named_modules()).get(layer)
-        if not isinstance(getattr(attention, "to_k", None), WidenedLinear) or is_fused(attention):
-            changed.append(type(denoiser).__name__)
-        changed += [name for name, tokenizer in self._with_words.items() if getattr(pipe, name) is not tokenizer]
-        encoders = {name: getattr(pipe, name) for name in ("text_encoder", "text_encoder_2")[: len(self._with_words)]}
-        for (name, encoder), tower in zip(encoders.items(), towers(self._encoder), strict=True):
-            changed += [name] if plain(encoder) is not plain(tower) else []
-        if changed:
-            raise UserError(
-                f"{' and '.join(changed)} of this {type(pipe).__name__} was exchanged, or its projections fused, after "
-                "load_concepts; call unload() on the handle, then load_concepts on the pipeline as it shall be."
-            )
-
     @property
     def _encode_base(self):
         """The pipeline's own encode_prompt. Not kept: a bound method would be unpickled as the one that stands in for it."""
@@ -293,7 +276,7 @@ class LoadedConcepts:
     def _encode_prompt(self, *args, **kwargs):
         """The pipeline's `encode_prompt`, its encodings [B, T, c] widened to [B, T, 2 (c + 2J)]: V's part, then K's."""
         self._check_loaded()  # a copy of the pipeline may have been left with this method
-        self._check_parts()
+        check_parts(self.pipe, self._widened.layers[0][0], self._with_words, self._encoder)
         encoder, tokenizer, count = self._encoder, self.pipe.tokenizer, len(self._tokenizers)
         call = PromptCall(self._encode_base, encoder, tokenizer, count, args, kwargs)
         call.keep(self.concepts)
