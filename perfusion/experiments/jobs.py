@@ -16,6 +16,7 @@ from perfusion.results import undamaged
 # What no number depends on, beside NOT_KEYED.
 NOT_COMPARED = (
     "trainer.enable_progress_bar",
+    "trainer.precision",  # the processor's own, where none is given
     "evaluation.batch_size",
     "evaluation.drift",
     "model.draw_batch",

@@ -11,9 +11,9 @@ from helpers_emojiland import QUICK, SCORE, command, elsewhere
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from perfusion.config import CONF
+from perfusion.config import CONF, check
 from perfusion.experiments.sheets import kept_pictures
-from perfusion.experiments.sweep import check_job, experiments
+from perfusion.experiments.sweep import NOT_TRAINED, check_job, experiments, key, resolved
 from perfusion.results import read_result
 
 SWEEP = ("train", "-m", "+experiment=lock_type", "concept=cat,teddy", *QUICK, *SCORE)
@@ -262,3 +262,16 @@ def test_a_committed_experiment_can_run(name):
     for arm in cfg.arms:
         cfg.arm = arm
         check_job(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]))
+
+
+def test_a_sweep_goes_on_on_another_machine_but_a_precision_that_is_given_counts(monkeypatch):
+    def keys(*overrides):
+        with initialize_config_dir(str(CONF), version_base=None):
+            cfg = resolved(compose("train", ["+experiment=lock_type", "concept=cat", "arm=local", *overrides]))
+        return {key(cfg, NOT_TRAINED), key(check("train", cfg), NOT_TRAINED)}
+
+    told = {}
+    for native in (True, False):
+        monkeypatch.setattr("perfusion.config.native_bfloat16", lambda native=native: native)
+        told[native] = [keys(), keys("trainer.precision=32-true"), keys("trainer.precision=bf16-mixed")]
+    assert told[True] == told[False] and len(set.union(*told[True])) == 3
