@@ -65,6 +65,7 @@ class Model(Group):
     steps: whole(1, 500)  # multistep solvers draw nothing but NaN near the 1000 of training
     guidance: number(0, 100)
     draw_batch: whole(1, 4096)
+    draw_precision: Literal["32-true", "bf16-mixed"]
     scorer: Text
     dino: Text | None = None
     segmenter: Path

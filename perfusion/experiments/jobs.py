@@ -17,6 +17,7 @@ from perfusion.results import undamaged
 NOT_COMPARED = (
     "trainer.enable_progress_bar",
     "trainer.precision",  # the processor's own, where none is given
+    "model.draw_precision",
     "evaluation.batch_size",
     "evaluation.drift",
     "model.draw_batch",

@@ -29,7 +29,7 @@ OF_EXPERIMENTS = ("hydra", "name", "arms", "arm", "comparisons")  # what an expe
 NOT_KEYED = ("logger", "concept_file", "resume", "picture", "attention")  # what no result depends on
 NOT_TRAINED = ("evaluation", *NOT_KEYED)  # what training's does not
 TRAININGS = "trainings"
-CPU_PRECISION = "${cpu_precision:}"  # of conf/trainer/cpu.yaml
+PRECISIONS = (("trainer", "precision"), ("model", "draw_precision"))  # conf leaves them to the processor
 CONCEPTS = (
     "backpack", "cake", "cat", "dog", "fox", "ghost", "gift", "guitar", "house", "mushroom", "owl", "robot", "snowman",
     "teapot", "teddy", "television",
@@ -92,9 +92,10 @@ def key(cfg: DictConfig, leave_out: tuple[str, ...] = ()) -> str:
         cfg = OmegaConf.merge(cfg, {"concept": dict.fromkeys([*missing, "name"])})
     plain = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [k for k in cfg if k not in leave_out]), resolve=True)
     plain.get("trainer", {}).pop("enable_progress_bar", None)
-    chosen = OmegaConf.to_container(cfg, resolve=False).get("trainer", {}).get("precision")
-    if chosen == CPU_PRECISION:  # the processor's own: a sweep can go on on another machine
-        plain["trainer"]["precision"] = chosen
+    given = OmegaConf.to_container(cfg, resolve=False)
+    for group, name in PRECISIONS:
+        if given.get(group, {}).get(name) == "${cpu_precision:}":  # a sweep can go on on another machine
+            plain[group][name] = "the processor's own"
     plain.get("evaluation", {}).pop("reads", None)  # where a class lies
     text = json.dumps(plain, sort_keys=True).replace(str(ASSETS), "ASSETS").replace(str(ROOT), "ROOT")
     return hashlib.sha256(text.encode()).hexdigest()[:16]

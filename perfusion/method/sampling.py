@@ -11,18 +11,21 @@ from PIL import Image
 class Sampling:
     """How pictures are drawn: denoising steps, classifier-free guidance scale, pictures at once, pixels of a side.
 
-    resolution: None for what the pipeline draws by itself. The scheduler is the pipeline's.
+    resolution: None for what the pipeline draws by itself. The scheduler is the pipeline's. bfloat16: whether a float32
+    pipeline on a CPU multiplies in it (autocast).
     """
 
     steps: int
     guidance: float
     batch: int = 16
     resolution: int | None = None
+    bfloat16: bool = False
 
     @classmethod
     def of(cls, model) -> "Sampling":
         """Of a model's configuration (conf/model)."""
-        return cls(model.steps, model.guidance, model.draw_batch, model.resolution)
+        bfloat16 = model.draw_precision == "bf16-mixed"
+        return cls(model.steps, model.guidance, model.draw_batch, model.resolution, bfloat16)
 
 
 def draw(
@@ -35,14 +38,15 @@ def draw(
     exact = {"use_resolution_binning": False} if binned else {}
     for start in range(0, len(prompts), sampling.batch):
         part = slice(start, start + sampling.batch)
-        pictures += pipe(
-            prompts[part],
-            negative_prompt=[negative_prompt or ""] * len(prompts[part]),
-            generator=[torch.Generator().manual_seed(s) for s in seeds[part]],
-            num_inference_steps=sampling.steps,
-            guidance_scale=sampling.guidance,
-            height=sampling.resolution,
-            width=sampling.resolution,
-            **exact,
-        ).images
+        with torch.autocast("cpu", torch.bfloat16, enabled=sampling.bfloat16 and pipe.device.type == "cpu"):
+            pictures += pipe(
+                prompts[part],
+                negative_prompt=[negative_prompt or ""] * len(prompts[part]),
+                generator=[torch.Generator().manual_seed(s) for s in seeds[part]],
+                num_inference_steps=sampling.steps,
+                guidance_scale=sampling.guidance,
+                height=sampling.resolution,
+                width=sampling.resolution,
+                **exact,
+            ).images
     return pictures

@@ -273,5 +273,10 @@ def test_a_sweep_goes_on_on_another_machine_but_a_precision_that_is_given_counts
     told = {}
     for native in (True, False):
         monkeypatch.setattr("perfusion.config.native_bfloat16", lambda native=native: native)
-        told[native] = [keys(), keys("trainer.precision=32-true"), keys("trainer.precision=bf16-mixed")]
-    assert told[True] == told[False] and len(set.union(*told[True])) == 3
+        told[native] = [
+            keys(),
+            keys("trainer.precision=32-true"),
+            keys("trainer.precision=bf16-mixed"),
+            keys("model.draw_precision=bf16-mixed"),
+        ]
+    assert told[True] == told[False] and len(set.union(*told[True])) == 4
