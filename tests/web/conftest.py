@@ -19,8 +19,8 @@ def web_assets(assets):
 
 @pytest.fixture(scope="session")
 def cfg(web_assets):
-    """conf/train.yaml on the tiny world, two steps long."""
-    return configuration([*OVERRIDES, *model_at(web_assets)])
+    """conf/train.yaml on the tiny world, two steps long; its pictures are the stock pipeline's, so in float32."""
+    return configuration([*OVERRIDES, *model_at(web_assets), "model.draw_precision=32-true"])
 
 
 @pytest.fixture
