@@ -1,6 +1,7 @@
 """Figures a person can read: fronts with direct labels, the better direction marked, real pictures at a few points."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -41,7 +42,7 @@ def front_figure(
     """Likeness against the prompt, one line an arm, by CLIP and, where it was asked, by the reader; below, each arm's pictures.
 
     A PNG, and a PDF beside it where asked. Intervals are thin lines, of up to CROWDED arms. Markers are filled where a point
-    is on the Pareto front of its kind of score, else hollow.
+    is on the Pareto front of its kind of score, else hollow. More arms than COLORS are named beside the axes, not in them.
     arms: {label: points with text, image, optional facts and drawing, beta, optional text_interval and the like}, in the order
     of their line, a baseline's with strength in place of beta; pictures: {label: [(caption, picture), ...]}.
     """
@@ -51,24 +52,26 @@ def front_figure(
     figure = plt.figure(figsize=(6.2 + 4.4 * (len(kinds) - 1), sum(heights)), layout="constrained")
     top, *rows = np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights))
     axes = top.subplots(1, len(kinds), squeeze=False)[0]
-    lines = [_front(axis, arms, kind) for axis, kind in zip(axes, kinds)]
+    colors = COLORS if len(arms) <= len(COLORS) else [plt.get_cmap("turbo")(i) for i in np.linspace(0, 1, len(arms))]
+    lines = [_front(axis, arms, kind, colors) for axis, kind in zip(axes, kinds)]
     axes[0].set_title(title, fontsize=9.5, loc="left", pad=14 if subtitle else None)
     axes[0].text(0, 1.005, subtitle, transform=axes[0].transAxes, fontsize=7, color="#555555", va="bottom")
     columns = max([len(shown) for _, shown in strips], default=1)
     for row, (label, shown) in zip(rows, strips):
-        cells = row.subplots(1, columns, squeeze=False, subplot_kw={"xticks": [], "yticks": []})[0]
-        for cell in cells:
+        name, *cells = row.subplots(1, columns + 1, subplot_kw={"xticks": [], "yticks": []})
+        for cell in (name, *cells):
             cell.set_axis_off()
         for cell, (caption, picture) in zip(cells, shown):
             cell.imshow(picture, interpolation="nearest" if picture.width < 128 else "antialiased")
             cell.set_title(caption, fontsize=6.5, pad=2, y=1.0)
-        style = {"fontsize": 7, "color": COLORS[list(arms).index(label) % len(COLORS)], "weight": "bold"}
-        cells[0].text(
-            -0.1, 0.5, label.replace("_", " "), transform=cells[0].transAxes, ha="right", va="center", **style
-        )
+        style = {"fontsize": 7, "color": colors[list(arms).index(label)], "weight": "bold"}
+        text = name.text(1, 0.5, label.replace("_", " "), transform=name.transAxes, ha="right", va="center", **style)
+        text.set_in_layout(False)  # else rows whose names are of other lengths have their pictures elsewhere
+    if len(arms) > len(COLORS):
+        top.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
     figure.draw_without_rendering()  # names find their places in pixels, which the layout decides, once
     figure.set_layout_engine("none")
-    for axis, of_axis in zip(axes, lines):
+    for axis, of_axis in zip(axes, lines if len(arms) <= len(COLORS) else []):
         _name_lines(axis, of_axis)
     for kind in (".png", *([".pdf"] if also_pdf else [])):
         with whole(path.with_suffix(kind)) as part:
@@ -77,14 +80,16 @@ def front_figure(
     plt.close(figure)
 
 
-def _front(axis, arms: dict[str, list[dict]], kind: tuple[str, str]) -> list[tuple]:
+def _front(axis, arms: dict[str, list[dict]], kind: tuple[str, str], colors: Sequence) -> list[tuple]:
     """One axis of `front_figure`; the lines that are still to be named (`_name_lines`)."""
     lines = []
     for index, (label, points) in enumerate(arms.items()):
-        color, marker = COLORS[index % len(COLORS)], MARKERS[index % len(MARKERS)]
+        color, marker = colors[index], MARKERS[index % len(MARKERS)]
         points = sorted(points, key=lambda p: strength_of(p)[1])
         xy = np.array([[p[score] for score in kind] for p in points])
-        axis.plot(*xy.T, color=color, linewidth=1.6, zorder=3)
+        axis.plot(
+            *xy.T, color=color, linewidth=1.6, zorder=3, marker=marker, markersize=5, label=label.replace("_", " ")
+        )
         for p, (x, y), best in zip(points, xy, pareto(xy)):
             axis.plot(x, y, marker, color=color, markerfacecolor=color if best else "white", markersize=5, zorder=3)
             if f"{kind[0]}_interval" in p and len(arms) <= CROWDED:
