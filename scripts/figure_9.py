@@ -10,6 +10,7 @@ import sys
 
 import matplotlib.pyplot as plt
 
+from perfusion.evaluation.figure import AXES
 from perfusion.experiments import figures
 
 PANELS = {  # experiment: (title, {arm: label}, {arm in figure_9_quick: label})
@@ -35,10 +36,11 @@ PANELS = {  # experiment: (title, {arm: label}, {arm in figure_9_quick: label})
 
 def draw(quick: bool = False) -> list:
     results = {name: figures.ablation("figure_9_quick" if quick else name) for name in PANELS}
+    kinds = {name: figures.kind_of(result) for name, result in results.items()}
     figure, axes = plt.subplots(3, 2, figsize=(figures.WIDTH, figures.WIDTH * 1.45), layout="constrained")
     for axis, (name, (title, full, short)) in zip(axes.flat, PANELS.items()):
         result, names = results[name], short if quick else full
-        figures.front(axis, {arm: front["points"] for arm, front in result["arms"].items()}, names)
+        figures.front(axis, {arm: front["points"] for arm, front in result["arms"].items()}, names, kinds[name])
         said = [p for p in result["paired"] if {p["better"], p["worse"]} <= set(names)]
         axis.set_title(title, fontsize=7, loc="left")
         lines = [f"{names[p['better']]} > {names[p['worse']]}: {figures.verdict(p, chr(10))}" for p in said]
@@ -49,11 +51,12 @@ def draw(quick: bool = False) -> list:
     note.annotate("better", (0.42, 0.98), (0.02, 0.8), arrowprops={"arrowstyle": "->"}, xycoords="axes fraction")
     text = "\n".join([
         f"concepts {len(some['concepts'])}, seeds {len(some['seeds'])}", "a point: one inference bias β,", "filled: on its Pareto front",
-        "thin lines: 95 % intervals", "below: the paper's claim, paired", "difference, 95 % interval; area:", "dominated by the front;", "text: at equal image similarity",
+        "thin lines: 95 % intervals", "below: the paper's claim, paired", "difference, 95 % interval; area:", "dominated by the front; text, facts:", "at equal likeness to the concept",
     ])  # fmt: skip
     note.text(0.02, 0.7, text, fontsize=6, va="top", transform=note.transAxes)
-    figure.supxlabel("text similarity (raw CLIP cosine)", fontsize=6.5)
-    figure.supylabel("image similarity (raw CLIP cosine)", fontsize=6.5)
+    said = [AXES[kind] for kind in dict.fromkeys(kinds.values())]  # CLIP's where no reader was asked
+    figure.supxlabel(" | ".join(across for across, _ in said), fontsize=6.5)
+    figure.supylabel(" | ".join(up for _, up in said), fontsize=6.5)
     return figures.save(figure, "figure_9_quick" if quick else "figure_9")
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
-from perfusion.evaluation.figure import COLORS, strength_of
+from perfusion.evaluation.figure import AXES, COLORS, strength_of
+from perfusion.evaluation.fronts import CLIP, READER
 from perfusion.experiments import figures
 from perfusion.experiments.jobs import read_jobs
 from perfusion.plots import cells, grid
@@ -57,8 +58,9 @@ def time_to_quality(runs: dict[str, list[list[dict]]]) -> dict:
 
 
 def best_point(points: list[dict]) -> int:
-    """The operating point that a contact sheet shows: the best mean of image and text similarity."""
-    return int(np.argmax([p["image"] + p["text"] for p in points]))
+    """The operating point that a contact sheet shows: the best mean of the concept's score and the prompt's, the reader's if asked."""
+    scores = READER if all(READER[0] in p for p in points) else CLIP
+    return int(np.argmax([sum(p[score] for score in scores) for p in points]))
 
 
 def sheets(joined: dict, jobs: dict, folder: Path) -> None:
@@ -85,11 +87,15 @@ def join(joined: dict, jobs: dict) -> dict:
     for name, arm in joined["arms"].items():
         trainings = [jobs[name][unit][1]["training"] for unit in units if unit in jobs[name]]
         costs = {cost: mean([float(np.median([t[cost] for t in trainings]))]) for cost in COSTS}
-        methods[name] = {
-            "front": arm["points"],
-            "hypervolume": arm["hypervolume"],
-            "interval": arm["hypervolume_interval"],
-        } | costs
+        methods[name] = (
+            {
+                "front": arm["points"],
+                "hypervolume": arm["hypervolume"],
+                "interval": arm["hypervolume_interval"],
+            }
+            | {k: v for k, v in arm.items() if k.startswith("read_hypervolume")}
+            | costs
+        )
         runs[name] = [t["selection"] for t in trainings]
     kept = ("concepts", "seeds", "units", "paired", "ordering_holds", "reference", "bootstrap", "prompts", "scorers", "trained",
             "commits", "surroundings", "config")  # fmt: skip
@@ -104,11 +110,15 @@ def draw() -> list[Path]:
     write_result(RESULT, result)
     sheets(joined, jobs, figures.RESULTS / "baselines")
     names = {name: name.replace("_", " ") for name in joined["arms"]}
-    figure, (left, right) = plt.subplots(2, 1, figsize=(figures.WIDTH, figures.WIDTH * 1.7), layout="constrained")
-    figures.front(left, {name: arm["points"] for name, arm in joined["arms"].items()}, names)
-    left.set_xlabel("text similarity (raw CLIP cosine)"), left.set_ylabel("image similarity (raw CLIP cosine)")
+    points = {name: arm["points"] for name, arm in joined["arms"].items()}
+    kinds = [kind for kind in (READER, CLIP) if all(kind[0] in p for of_arm in points.values() for p in of_arm)]
+    size = (figures.WIDTH * (1 + len(kinds)) * 0.75, figures.WIDTH * 0.8)
+    figure, (*axes, right) = plt.subplots(1, len(kinds) + 1, figsize=size, layout="constrained")
+    for axis, kind in zip(axes, kinds):
+        figures.front(axis, points, names, kind)
+        axis.set_xlabel(AXES[kind][0]), axis.set_ylabel(AXES[kind][1])
     concepts, seeds = len(joined["concepts"]), len(joined["seeds"])
-    left.set_title(f"along each method's strength; {concepts} concepts x {seeds} seeds", fontsize=7, loc="left")
+    axes[0].set_title(f"along each method's strength; {concepts} concepts x {seeds} seeds", fontsize=7, loc="left")
     quality = result["time_to_quality"]
     for color, name in zip(COLORS, names):
         score = np.array([np.nan if s is None else s for s in quality["methods"][name]["score"]])

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
+from perfusion.evaluation.figure import AXES
 from perfusion.evaluation.fronts import Bootstrap, holds, interval
 from perfusion.experiments import figures
 from perfusion.experiments.sweep import CONCEPTS
@@ -90,11 +91,12 @@ def draw() -> list:
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0.02, hspace=0)
     grid = figure.add_gridspec(4, columns, height_ratios=[3.4, 1, 1, 1])
     axis = figure.add_subplot(grid[0, :])
-    figures.front(axis, {arm: front["points"] for arm, front in fronts["arms"].items()}, NAMES)
+    kind = figures.kind_of(fronts)
+    figures.front(axis, {arm: front["points"] for arm, front in fronts["arms"].items()}, NAMES, kind)
     said = [f"{NAMES[p['better']]} > {NAMES[p['worse']]}: {figures.verdict(p)}" for p in fronts["paired"]]
     axis.set_title("\n".join(said), fontsize=6, loc="left")
-    axis.set_xlabel("text similarity (raw CLIP cosine), better to the right", fontsize=6.5)
-    axis.set_ylabel("image similarity", fontsize=6.5)
+    axis.set_xlabel(f"{AXES[kind][0]}, better to the right", fontsize=6.5)
+    axis.set_ylabel(AXES[kind][1].replace(" (", "\n("), fontsize=6.5)
     varied = ", ".join(f"{NAMES[name]} {result['compared'][name]['variability']:.3f}" for name in ROWS)
     figure.supxlabel(
         f"1 - CLIP cosine between noises, {len(result['numbers']['local'])} concepts:\n{varied}", fontsize=6

@@ -7,10 +7,9 @@ from tables_cells import RESULTS, VERDICTS, difference, load, seconds, table
 from perfusion.results import read_result
 
 EXPERIMENTS = (  # in the paper's order; others follow by name
-    "one_shot", "key_locking", "zero_shot_mask", "sigmoid_bias", "sigmoid_temperature", "lock_type",
+    "baselines", "one_shot", "key_locking", "zero_shot_mask", "sigmoid_bias", "sigmoid_temperature", "lock_type",
 )  # fmt: skip
-MAIN = ("key_locking", "one_shot", "zero_shot_mask")  # of the README
-
+MAIN = ("baselines", "key_locking")  # of the README
 
 MEASURES = {  # of a claim, as the table's head says it
     "hypervolume": "hypervolume",
@@ -20,15 +19,21 @@ MEASURES = {  # of a claim, as the table's head says it
 }
 
 
-def _claims(names: tuple[str, ...]) -> list[tuple[dict, str, dict[str, str]]]:
-    """Each claim, its arms, and {measure: its difference}; in bold the one that was fixed beforehand."""
+def dagger(result: dict) -> str:
+    """A mark where a result is of other models than those that ship, on which the learning rates were chosen."""
+    return "" if result["trained"]["base_hash"] == load("ablations/rates")["trained"]["base_hash"] else " †"
+
+
+def _claims(names: tuple[str, ...]) -> list[tuple[dict, str, dict[str, str], str]]:
+    """Each claim, its arms, {measure: its difference}, in bold the one that was fixed beforehand, and the verdict."""
     rows = []
     for name in names:
-        for claim in read_result(RESULTS / f"ablations/{name}.json")["paired"]:
+        result = read_result(RESULTS / f"ablations/{name}.json")
+        for claim in result["paired"]:
             measures = {claim["measure"]: claim, **claim["also"]}
             said = {m: difference(d["difference"], d["interval"], m == claim["measure"]) for m, d in measures.items()}
             arms = f"{claim['better']} over {claim['worse']}".replace("trained_k", "trained keys").replace("_", " ")
-            rows.append((claim, arms, said))
+            rows.append((claim, arms, said, VERDICTS[claim["holds"]] + dagger(result)))
     return rows
 
 
@@ -37,22 +42,32 @@ def claims() -> str:
     known = {p.stem for p in (RESULTS / "ablations").glob("*.json") if not p.stem.endswith("quick")}
     names = (*(n for n in EXPERIMENTS if n in known), *sorted(known - {*EXPERIMENTS}))
     rows = _claims(names)
-    shown = [m for m in MEASURES if any(m in said for *_, said in rows)]
+    shown = [m for m in MEASURES if any(m in said for _, _, said, _ in rows)]
     head = ("claim", "compared", *(MEASURES[m] for m in shown), "verdict")
-    cells = [(c["claim"], arms, *(said.get(m, "") for m in shown), VERDICTS[c["holds"]]) for c, arms, said in rows]
+    cells = [(c["claim"], arms, *(said.get(m, "") for m in shown), verdict) for c, arms, said, verdict in rows]
     return table(" | ".join(head), cells)
 
 
 def main_claims() -> str:
-    """Three of them, by the measure that was fixed beforehand."""
+    """The README's, by the measure that was fixed beforehand."""
     rows = [
-        (claim["claim"], arms, said[claim["measure"]].strip("*"), VERDICTS[claim["holds"]])
-        for claim, arms, said in _claims(MAIN)
+        (claim["claim"], arms, MEASURES[claim["measure"]], said[claim["measure"]].strip("*"), verdict)
+        for claim, arms, said, verdict in _claims(MAIN)
     ]
-    looked = read_result(RESULTS / "figures/attention/result.json")["compared"]
-    rows.append(("paper, Figs. 2 and 11: locked, the concept's word looks at its object", "locked over trained keys",
-                 difference(looked["difference"], looked["interval"]), VERDICTS[looked["holds"]]))  # fmt: skip
-    return table("claim | compared | difference, 95 % interval | verdict", rows)
+    return table("claim | compared | measure | difference, 95 % interval | verdict", rows)
+
+
+def baselines() -> str:
+    """What each method reaches, and what it costs."""
+    rows = []
+    for name, method in load("baselines")["methods"].items():
+        area, bounds = method["read_hypervolume"], method["read_hypervolume_interval"]
+        file = method["file_bytes"]
+        rows.append((
+            f"`{name}`", f"{area:.3f} [{bounds[0]:.3f}, {bounds[1]:.3f}]", f"{method['hypervolume']:.3f}", f"{method['trainable']:,.0f}",
+            f"{file / 1e6:.1f} MB" if file > 1e6 else f"{file / 1e3:.0f} KB", f"{method['train_seconds']:.0f} s",
+        ))  # fmt: skip
+    return table("method | area under the reader's front | under CLIP's | trained numbers | file | training", rows)
 
 
 def committed() -> str:
@@ -63,7 +78,7 @@ def committed() -> str:
         jobs = len(result["arms"]) * result["units"]
         rows.append(
             (
-                f"`{path.stem}`",
+                f"`{path.stem}`{dagger(result)}",
                 len(result["concepts"]),
                 len(result["seeds"]),
                 len(result["prompts"]),

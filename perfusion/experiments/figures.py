@@ -11,6 +11,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig
@@ -20,6 +21,7 @@ from PIL import Image
 from perfusion.config import CONF
 from perfusion.errors import UserError
 from perfusion.evaluation.figure import COLORS, MARKERS, strength_of
+from perfusion.evaluation.fronts import CLIP, MEASURES, pareto
 from perfusion.experiments.sweep import TRAININGS, made_by, resolved, training
 from perfusion.plots import cells, contact_sheet
 from perfusion.results import read_result, write_result
@@ -132,18 +134,24 @@ def below(line, text: str) -> None:
     line[0].text(0, -0.06, text, transform=line[0].transAxes, fontsize=6, va="top").set_in_layout(False)
 
 
-def front(axis, arms: dict[str, list[dict]], names: dict[str, str]) -> None:
-    """Arms with direct labels: image against text similarity, 95 % intervals as thin lines; filled: on the Pareto front."""
+def kind_of(result: dict) -> tuple[str, str]:
+    """The two scores, CLIP or READER, by which an experiment's first claim is decided."""
+    return next((MEASURES[p["measure"]] for p in result["paired"]), CLIP)
+
+
+def front(axis, arms: dict[str, list[dict]], names: dict[str, str], kind: tuple[str, str] = CLIP) -> None:
+    """Arms with direct labels: the concept's score against the prompt's, 95 % intervals as thin lines; filled: on the front."""
+    across, up = kind
     for index, (arm, label) in enumerate(names.items()):
         color = COLORS[index]
         points = sorted(arms[arm], key=lambda p: strength_of(p)[1])
-        x, y = [p["text"] for p in points], [p["image"] for p in points]
-        axis.plot(x, y, color=color, linewidth=1)
-        for p in points:
-            look = {"markerfacecolor": color if p["pareto"] else "white", "markersize": 2.5, "markeredgewidth": 0.7}
-            axis.plot(p["text"], p["image"], MARKERS[index], color=color, **look)
-            axis.plot(p["text_interval"], [p["image"]] * 2, color=color, linewidth=0.4, alpha=0.45)
-            axis.plot([p["text"]] * 2, p["image_interval"], color=color, linewidth=0.4, alpha=0.45)
+        xy = np.array([[p[across], p[up]] for p in points])
+        axis.plot(*xy.T, color=color, linewidth=1)
+        for p, (x, y), best in zip(points, xy, pareto(xy)):
+            look = {"markerfacecolor": color if best else "white", "markersize": 2.5, "markeredgewidth": 0.7}
+            axis.plot(x, y, MARKERS[index], color=color, **look)
+            axis.plot(p[f"{across}_interval"], [y] * 2, color=color, linewidth=0.4, alpha=0.45)
+            axis.plot([x] * 2, p[f"{up}_interval"], color=color, linewidth=0.4, alpha=0.45)
         axis.plot([], [], color=color, marker=MARKERS[index], markersize=2.5, linewidth=1, label=label)
     # Names stand together, in their line's colour and with its marker: beside short lines they would overlap.
     axis.legend(loc="best", fontsize=6, labelcolor="linecolor", frameon=False, borderpad=0, handlelength=1.2)
