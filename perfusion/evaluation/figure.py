@@ -114,7 +114,7 @@ def _name_lines(axis, lines: list[tuple]) -> None:
 
     A bias that finds no room is left out, a name never. lines: (name, [(x, y), ...], biases as they are written, colour).
     """
-    pixels = axis.transData.transform
+    pixels, room = axis.transData.transform, axis.bbox
     taken = [Bbox.from_bounds(*(pixels(point) - 6), 12, 12) for _, points, *_ in lines for point in points]
 
     def place(text: str, points: list, always: bool, **style) -> None:
@@ -126,7 +126,8 @@ def _name_lines(axis, lines: list[tuple]) -> None:
             )  # fmt: skip
             note.set_in_layout(False)
             box = note.get_window_extent()
-            if always and number == len(places) or not any(box.overlaps(other) for other in taken):
+            free = room.x0 <= box.x0 and box.x1 <= room.x1 and not any(box.overlaps(other) for other in taken)
+            if always and number == len(places) or free:
                 return taken.append(box)
             note.remove()
 
