@@ -102,7 +102,8 @@ def test_the_last_state_is_scored_and_saved(learn, tmp_path, changes, steps):
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_and_a_run_goes_on_as_if_nothing_was(learn, tmp_path, monkeypatch, capsys, number, code):
     learn(run="whole", trainer__accumulate_grad_batches=2)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored,
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and nohup's with this one
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     handlers = [signal.getsignal(s) for s in signals]
     with monkeypatch.context() as patch, pytest.raises(Stopped) as stop:
