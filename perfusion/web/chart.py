@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import math
+import re
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -68,7 +69,7 @@ def chart(series: list[Series], x: str, y: str, dots: bool = True) -> str:
 
 
 def _dot(p: Point, px: float, py: float, color: str) -> str:
-    lines = p.label.split(": ", 1)
+    lines = re.split("[:;] ", p.label)
     width, height = CARD + 8, (CARD + 4 if p.picture else 0) + LINE * len(lines) + 6
     left, top = min(max(px + 12, 4), W - width - 4), min(max(py - height - 8, 2), H - height)
     if left < px < left + width and top < py < top + height:  # the card would hide its own point

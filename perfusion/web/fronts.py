@@ -78,4 +78,5 @@ def _points(rows: list[dict], pictures: list[Image.Image] | None) -> list[Point]
 
 def _label(row: dict) -> str:
     at = ", ".join(filter(None, (strength_of(row)[0], arm_name(row))))
-    return f"{at}: text {row['text']:.3f}, image {row['image']:.3f}"
+    read = f"; facts {row['facts']:.3f}, drawing {row['drawing']:.3f}" if {"facts", "drawing"} <= row.keys() else ""
+    return f"{at}: text {row['text']:.3f}, image {row['image']:.3f}{read}"

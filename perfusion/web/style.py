@@ -24,6 +24,7 @@ CSS = """
 .chart .shot { display: none; pointer-events: none; }
 .chart .point:hover .shot, .chart .point:focus .shot { display: block; }
 .chart .point:hover circle, .chart .point:focus circle { r: 8; }
+.chart:has(.point:hover, .point:focus) .point:not(:hover, :focus) circle { opacity: .1; } /* they lie over the picture */
 .chart .point { cursor: pointer; outline: none; }
 .chart .card { fill: var(--block-background-fill); stroke: currentColor; }
 .chart image { image-rendering: pixelated; }
