@@ -8,7 +8,8 @@ set -euo pipefail
 mkdir -p results/jobs
 for name; do
     ls multirun/"$name"/*/result.json > /dev/null
-    tar --create --xz --file "results/jobs/$name.tar.xz" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
+    tar --create --xz --file "results/jobs/.$name.part" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner \
         multirun/"$name"/*/result.json
+    mv "results/jobs/.$name.part" "results/jobs/$name.tar.xz"
     echo "written: results/jobs/$name.tar.xz"
 done

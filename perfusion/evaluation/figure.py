@@ -87,9 +87,8 @@ def _front(axis, arms: dict[str, list[dict]], kind: tuple[str, str], colors: Seq
         color, marker = colors[index], MARKERS[index % len(MARKERS)]
         points = sorted(points, key=lambda p: strength_of(p)[1])
         xy = np.array([[p[score] for score in kind] for p in points])
-        axis.plot(
-            *xy.T, color=color, linewidth=1.6, zorder=3, marker=marker, markersize=5, label=label.replace("_", " ")
-        )
+        axis.plot(*xy.T, color=color, linewidth=1.6, zorder=3)
+        axis.plot([], [], marker, color=color, linestyle="-", markersize=5, label=label.replace("_", " "))
         for p, (x, y), best in zip(points, xy, pareto(xy)):
             axis.plot(x, y, marker, color=color, markerfacecolor=color if best else "white", markersize=5, zorder=3)
             if f"{kind[0]}_interval" in p and len(arms) <= CROWDED:

@@ -10,14 +10,13 @@ import numpy as np
 from perfusion.errors import UserError
 from perfusion.evaluation.fronts import check_front
 from perfusion.evaluation.reading import read_evaluation
-from perfusion.experiments.sweep import NOT_KEYED
+from perfusion.experiments.sweep import NOT_KEYED, PRECISIONS
 from perfusion.results import undamaged
 
 # What no number depends on, beside NOT_KEYED.
 NOT_COMPARED = (
     "trainer.enable_progress_bar",
-    "trainer.precision",  # the processor's own, where none is given
-    "model.draw_precision",
+    *map(".".join, PRECISIONS),
     "evaluation.batch_size",
     "evaluation.drift",
     "model.draw_batch",

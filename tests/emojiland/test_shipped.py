@@ -104,5 +104,7 @@ def test_committed_experiments_are_whole(path):
     if path.stem.endswith("quick"):
         assert (len(result["concepts"]), result["seeds"]) == (4, [0]) and result["seconds"] < 3600
         return
-    assert len(result["concepts"]) >= (2 if path.stem in TUNING else 10)
-    assert result["seeds"] and not any(arm["left_out"] for arm in result["arms"].values())
+    tuning, one_seed = path.stem in TUNING, ("baselines", "key_locking")  # their other seeds have not been run yet
+    assert len(result["concepts"]) >= (2 if tuning else 12 if path.stem in one_seed else 10)
+    assert result["seeds"] == ([0] if tuning or path.stem in one_seed else [0, 1, 2])
+    assert not any(arm["left_out"] for arm in result["arms"].values())
