@@ -70,6 +70,12 @@ def write_csv(path: str | Path, columns: dict[str, list]) -> None:
     write_text(path, out.getvalue())
 
 
+def size_of(joined: dict) -> str:
+    """How many concepts and training seeds an experiment's joined result is over, in words."""
+    concepts, seeds = len(joined["concepts"]), len(joined["seeds"])
+    return f"{concepts} concept{'s' * (concepts > 1)} x {seeds} seed{'s' * (seeds > 1)}"
+
+
 def mean(values: list) -> float | None:
     """Mean over what is not None, rounded; None where there is nothing."""
     known = [v for v in values if v is not None]

@@ -16,7 +16,7 @@ from perfusion.evaluation.fronts import CLIP, READER
 from perfusion.experiments import figures
 from perfusion.experiments.jobs import read_jobs
 from perfusion.plots import cells, grid
-from perfusion.results import mean, write_result
+from perfusion.results import mean, size_of, write_result
 
 JOBS, RESULT = Path("multirun/baselines"), Path("results/baselines.json")
 COSTS = {  # of one trained concept: median over concepts and seeds
@@ -117,8 +117,7 @@ def draw() -> list[Path]:
     for axis, kind in zip(axes, kinds):
         figures.front(axis, points, names, kind)
         axis.set_xlabel(AXES[kind][0]), axis.set_ylabel(AXES[kind][1])
-    concepts, seeds = len(joined["concepts"]), len(joined["seeds"])
-    axes[0].set_title(f"along each method's strength; {concepts} concepts x {seeds} seeds", fontsize=7, loc="left")
+    axes[0].set_title(f"along each method's strength; {size_of(joined)}", fontsize=7, loc="left")
     quality = result["time_to_quality"]
     for color, name in zip(COLORS, names):
         score = np.array([np.nan if s is None else s for s in quality["methods"][name]["score"]])

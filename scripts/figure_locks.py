@@ -16,7 +16,7 @@ from perfusion.evaluation.fronts import Bootstrap, holds, interval
 from perfusion.experiments import figures
 from perfusion.experiments.sweep import CONCEPTS
 
-ROWS = {"global": ("local", "global", 0.5), "local": ("local", None, 0.75), "trained_k": ("trained", None, 0.75)}
+ROWS = {"global": ("local", "global", 0.75), "local": ("local", None, 0.75), "trained_k": ("trained", None, 0.75)}
 NAMES = {"global": "global", "local": "local", "trained_k": "trained K"}
 PROMPTS = ("a {} on a beach", "a {} in the snow", "a {} wearing a hat", "a {} next to a car")
 SEEDS = (5000, 5001, 5002, 5003)

@@ -19,7 +19,8 @@ from perfusion.experiments.jobs import arm_of, read_jobs
 from perfusion.results import write_result
 
 WANTED, SCORES = 0.01, ("facts", "drawing", "text", "image")
-DESIGNS = ((12, 3, 32, 1), (12, 3, 32, 4), (16, 3, 32, 1), (16, 3, 32, 4))  # concepts, seeds, prompts, noises
+# Concepts, seeds, prompts, noises.
+DESIGNS = ((12, 1, 32, 1), (12, 3, 32, 1), (12, 3, 32, 4), (12, 1, 128, 1), (48, 1, 32, 1))
 
 
 def spreads(d: np.ndarray) -> dict[str, float]:
@@ -44,9 +45,15 @@ def half_width(parts: dict[str, float], C: float, S: int, P: int, K: int) -> flo
     return 1.96 * float(np.sqrt(variance))
 
 
-def concepts_for(parts: dict[str, float], S: int, P: int, K: int) -> int | None:
-    """The fewest concepts whose interval is narrower than WANTED to either side; None where no number of them is enough."""
-    return next((C for C in range(2, 1001) if half_width(parts, C, S, P, K) <= WANTED), None)
+def cheapest(parts: dict[str, float]) -> dict[str, int]:
+    """The fewest jobs x prompts, at one seed and one noise, whose interval is no wider than WANTED to either side."""
+    allowed, of_jobs = (WANTED / 1.96) ** 2, parts["concept"] + parts["seed"]
+    designs = []
+    for C in range(int(of_jobs / allowed) + 1, 10_001):
+        P = max(1, int(np.ceil((parts["prompt"] + parts["rest"] / C) / (allowed - of_jobs / C))))
+        designs.append((C * P, C, P))
+    _, concepts, prompts = min(designs)
+    return {"concepts": concepts, "prompts": prompts}
 
 
 def main(folder: Path) -> None:
@@ -65,11 +72,10 @@ def main(folder: Path) -> None:
         parts = spreads(d.reshape(len(concepts), len(seeds), *d.shape[1:]))
         designs = [dict(zip(("concepts", "seeds", "prompts", "noises"), n)) | {"half_width": round(half_width(parts, *n), 5)}
                    for n in DESIGNS]  # fmt: skip
-        needed = {f"{K} noises": concepts_for(parts, 3, 32, K) for K in (1, 4)}
         result[score] = {
             "spread": {k: round(v**0.5, 5) for k, v in parts.items()},
             "designs": designs,
-            "concepts_needed": needed,
+            "needed": cheapest(parts),
         }
         print(score, result[score])
     pilot = {"arms": list(jobs), "concepts": concepts, "seeds": seeds, "prompts": d.shape[1], "noises": d.shape[2]}

@@ -132,12 +132,34 @@ def gate() -> str:
 
 
 def two_concepts() -> str:
-    pairs = load("two_concepts")["pairs"]
-    rows = [
-        (pair.replace("second_cat", "another cat"), f"{p['object']:.2f}", f"{p['drawing']:.2f}")
-        for pair, p in pairs.items()
-    ]
-    return table("pair | both classes | both drawings", rows)
+    result = load("two_concepts")
+    rows, mean = [], result["both_drawings_at_the_best_strength"]
+    for pair, of_pair in result["pairs"].items():
+        row = [pair.replace("second_cat", "another cat"), f"{of_pair['base model']['object']:.2f}"]
+        for method in ("perfusion", "dreambooth_lora"):
+            best = max(of_pair[method], key=lambda p: (p["drawing"], p["object"]))
+            row += [f"{best['strength']:g}", f"{best['object']:.2f}", f"{best['drawing']:.2f}"]
+        rows.append(row)
+    rows.append(("mean", "", "", "", f"{mean['perfusion']:.2f}", "", "", f"{mean['dreambooth_lora']:.2f}"))
+    learned = [f"{who}: {what}" for who in ("Perfusion", "two LoRAs") for what in ("strength", "classes", "drawings")]
+    return table(" | ".join(["pair", "base model: classes", *learned]), rows)
+
+
+def power() -> str:
+    scores = load("power")["scores"]
+    shown = {
+        "facts": "facts read right",
+        "drawing": "read as the very drawing",
+        "text": "CLIP text",
+        "image": "CLIP image",
+    }
+    rows = []
+    for number, design in enumerate(scores["facts"]["designs"]):
+        widths = [f"{scores[score]['designs'][number]['half_width']:.3f}" for score in shown]
+        rows.append((*(str(design[name]) for name in ("concepts", "seeds", "prompts", "noises")), *widths))
+    needed = [f"{s['needed']['concepts']} x {s['needed']['prompts']:,}" for s in (scores[score] for score in shown)]
+    rows.append(("concepts x prompts for .01", "1", "", "1", *needed))
+    return table(" | ".join(["concepts", "training seeds", "prompts", "noises", *shown.values()]), rows)
 
 
 def recipes() -> str:
@@ -197,7 +219,7 @@ def unet_cost() -> str:
 
 
 TABLES = {f.__name__: f for f in (
-    measured, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, two_concepts, recipes, models, unet_cost,
+    measured, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, two_concepts, power, recipes, models, unet_cost,
     reliability, denoisers, rates, baselines,
 )}  # fmt: skip
 

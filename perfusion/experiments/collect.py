@@ -33,7 +33,7 @@ from perfusion.experiments.jobs import Arm, arm_of, failures, read_jobs, setting
 from perfusion.experiments.sheets import keep_pictures
 from perfusion.experiments.sweep import experiments
 from perfusion.plots import attempt, cells
-from perfusion.results import mean, read_result, write_csv, write_result
+from perfusion.results import mean, read_result, size_of, write_csv, write_result
 
 OTHERS = {
     "sign_flip_p": "two-sided p of a sign-flip test on the concepts' own differences, each of its own fronts (their mean: "
@@ -185,7 +185,7 @@ def draw_figure(result: dict, arms: dict[str, Arm], path: Path) -> None:
         {name: described["points"] for name, described in result["arms"].items()},
         pictures,
         path,
-        f"{result['experiment']}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds",
+        f"{result['experiment']}: {size_of(result)}",
         ("lines through a point: 95 % intervals; " if len(arms) <= CROWDED else "")
         + "filled: on its arm's Pareto front"
         + (f'; below: "{prompt}"' if prompt else ""),
@@ -243,7 +243,7 @@ def run(cfg: DictConfig) -> dict:
 
 def report(result: dict) -> str:
     """Fronts and claims as a person reads them."""
-    lines = [f"{result['experiment']}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds"]
+    lines = [f"{result['experiment']}: {size_of(result)}"]
     for name, arm in result["arms"].items():
         low, high = arm["hypervolume_interval"]
         lines.append(f"  {name:16} hypervolume {arm['hypervolume']:.4f}  [{low}, {high}]")

@@ -94,18 +94,21 @@ def keep(name: str, result: dict, rows: list[list[Image.Image]]) -> None:
     write_result(folder / "result.json", result | {"sheet": [len(rows), len(rows[0])]})
 
 
+def learned(experiment: str, arm: str, name: str, overrides: list[str]) -> tuple[Path, DictConfig]:
+    """The file of a concept learned as an experiment's jobs learn it, once and beside theirs; its configuration."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = resolved(compose("train", [f"+experiment={experiment}", f"concept={name}", f"arm={arm}", *overrides]))
+    return training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors", cfg
+
+
 def trained(lock: str, overrides: list[str], name: str = SHOWN):
-    """A concept learned as the ablations learn it, once and beside theirs; the base model; both configurations."""
+    """A concept of key_locking's; the base model; both configurations."""
     from perfusion.config import concept_of
     from perfusion.learning.models import load_pipeline
     from perfusion.method.concept import Concept
 
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolved(
-            compose("train", ["+experiment=key_locking", f"concept={name}", f"arm={ARMS[lock]}", *overrides])
-        )
-    concept = Concept.load(training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors")
-    return concept, load_pipeline(cfg.model), cfg, concept_of(cfg)
+    file, cfg = learned("key_locking", ARMS[lock], name, overrides)
+    return Concept.load(file), load_pipeline(cfg.model), cfg, concept_of(cfg)
 
 
 def about(concept, cfg: DictConfig) -> dict:
@@ -173,4 +176,4 @@ def verdict(paired: dict, apart: str = ", ") -> str:
 def difference(paired: dict) -> str:
     """A paired difference with its interval, as text."""
     low, high = paired["interval"]
-    return f"{paired['difference']:+.4f} [{low:+.4f}, {high:+.4f}]"
+    return f"{paired['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"

@@ -22,7 +22,7 @@ from perfusion.evaluation.fronts import axis_of
 from perfusion.evaluation.reading import read_evaluation
 from perfusion.experiments.sweep import made_by
 from perfusion.plots import plain_text
-from perfusion.results import read_result, undamaged
+from perfusion.results import read_result, size_of, undamaged
 
 PARTS = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True).get_template("report.html").module
 CURVES = {  # metrics.csv: what its axis says
@@ -214,8 +214,7 @@ def of_experiment(name: str, joined: Path, jobs: Path) -> str:
     columns = ["better", "worse", "claim", "measure", "difference", "interval", "sign_flip_p", "concepts_better"]
     return page(
         f"Experiment {name}",
-        f"{len(result['concepts'])} concepts x {len(result['seeds'])} seeds; ordering holds: "
-        f"{str(result['ordering_holds']).lower()}",
+        f"{size_of(result)}; ordering holds: {str(result['ordering_holds']).lower()}",
         [
             section("Fronts", picture(joined.with_suffix(".png"), "image against text similarity, by arm")),
             section("Claims", table(claims, [*columns, "holds"])),

@@ -9,7 +9,7 @@ from perfusion.errors import UserError
 from perfusion.evaluation.figure import arm_name, strength_of
 from perfusion.evaluation.reading import read_evaluation
 from perfusion.experiments.sheets import SHOWN, behind, kept_pictures
-from perfusion.results import read_result, undamaged
+from perfusion.results import read_result, size_of, undamaged
 from perfusion.web.chart import Point, Series
 
 RESULTS, OUTPUTS = Path("results/ablations"), Path("outputs")
@@ -54,7 +54,7 @@ def fronts(name: str) -> tuple[list[Series], str]:
 def _of_experiment(name: str, path: Path, result: dict) -> tuple[list[Series], str]:
     shown, about = _shown(lambda: kept_pictures(path.with_suffix(".jpg"), result), result.get("pictures") or {})
     series = [Series(arm, _points(of["points"], shown.get(arm))) for arm, of in result["arms"].items()]
-    return series, f"{name}: {len(result['concepts'])} concepts x {len(result['seeds'])} seeds. {about}"
+    return series, f"{name}: {size_of(result)}. {about}"
 
 
 def _shown(read: Callable, about: dict):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from measure_power import concepts_for, half_width, spreads
+from measure_power import cheapest, half_width, spreads
 
 KNOWN = {"concept": 0.04, "seed": 0.01, "prompt": 0.02, "rest": 0.25}
 
@@ -25,7 +25,11 @@ def test_half_width_is_that_of_the_mean():
     assert half_width(KNOWN, *size) == pytest.approx(1.96 * np.std(means), rel=0.05)
 
 
-def test_enough_concepts():
-    alone = {"concept": 0.01, "seed": 0.0, "prompt": 0.0, "rest": 0.0}
-    assert concepts_for(alone, 3, 32, 1) == 385  # (1.96 * .1 / .01)^2 = 384.2
-    assert concepts_for(alone | {"prompt": 1.0}, 3, 32, 1) is None
+def test_the_cheapest_design_is_just_enough():
+    design = cheapest(KNOWN)
+    width = lambda C, P: half_width(KNOWN, C, 1, P, 1)
+    C, P = design["concepts"], design["prompts"]
+    assert width(C, P) <= 0.01 < min(width(C - 1, P), width(C, P - 1))
+    for factor in (0.5, 2):  # no other split of as many is
+        other = int(C * factor)
+        assert width(other, int(C * P / other)) > 0.01
