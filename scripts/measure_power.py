@@ -1,6 +1,7 @@
 """How many concepts, seeds, prompts and noises decide a difference of .01, from the spread of a pilot's paired differences.
 
-python scripts/measure_power.py multirun/PILOT     # -> results/power.json
+perfusion train -m +experiment=key_locking name=pilot concept=one_place/cat,one_place/robot seed=0,1 evaluation.split=dev evaluation.seeds=2
+python scripts/measure_power.py multirun/pilot     # -> results/power.json; the jobs: tar xf results/jobs/pilot.tar.xz
 
 The pilot is an experiment of two arms on dev concepts and dev prompts, with at least two concepts, seeds and noises. At each
 operating point that both arms have, a score's difference d = concept + seed within it + prompt + the rest; the spreads are the
