@@ -14,6 +14,7 @@ from perfusion.experiments.sweep import commands, experiments
 # What decides most comes first, so that a run that is cut leaves it.
 FIRST = (
     "rates",
+    "gates",
     "baselines",
     "key_locking",
     "zero_shot_mask",

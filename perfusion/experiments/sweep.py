@@ -34,7 +34,7 @@ CONCEPTS = (  # the final ones, and four of the others, on which no rate was cho
     "backpack", "cake", "dog", "fox", "ghost", "guitar", "house", "mushroom", "owl", "snowman", "teapot", "television",
 )  # fmt: skip
 ONE_PLACE = ("key_locking", "zero_shot_mask")  # whose photos have one background: what the lock and the mask are for
-TUNING = ("rates",)  # on dev concepts and dev prompts, which their files name
+TUNING = ("rates", "gates")  # on dev concepts and dev prompts, which their files name
 
 
 def experiments() -> list[str]:
