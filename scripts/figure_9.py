@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 
 from perfusion.evaluation.figure import AXES
 from perfusion.experiments import figures
+from perfusion.results import size_of
 
 PANELS = {  # experiment: (title, {arm: label}, {arm in figure_9_quick: label})
     "one_shot": ("(a) pictures", {"all": "all", "one": "one"}, {"base": "all", "one_shot": "one"}),
@@ -50,7 +51,7 @@ def draw(quick: bool = False) -> list:
     note.set_axis_off()
     note.annotate("better", (0.42, 0.98), (0.02, 0.8), arrowprops={"arrowstyle": "->"}, xycoords="axes fraction")
     text = "\n".join([
-        f"concepts {len(some['concepts'])}, seeds {len(some['seeds'])}", "a point: one inference bias β,", "filled: on its Pareto front",
+        size_of(some), "a point: one inference bias β,", "filled: on its Pareto front",
         "thin lines: 95 % intervals", "below: the paper's claim, paired", "difference, 95 % interval; area:", "dominated by the front; text, facts:", "at equal likeness to the concept",
     ])  # fmt: skip
     note.text(0.02, 0.7, text, fontsize=6, va="top", transform=note.transAxes)
