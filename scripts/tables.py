@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 from tables_cells import RESULTS, ROOT, load, seconds, table
-from tables_paper import attention, baselines, claims, committed, equal_bias, locks, main_claims, rates
+from tables_paper import attention, baselines, claims, committed, equal_bias, gates, locks, main_claims, rates
 
 from perfusion.emojiland.vocabulary import ARTISTS, CLASSES, COLORS, FINAL, HELD_OUT, PLACES
 
@@ -220,7 +220,7 @@ def unet_cost() -> str:
 
 TABLES = {f.__name__: f for f in (
     measured, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, two_concepts, power, recipes, models, unet_cost,
-    reliability, denoisers, rates, baselines,
+    reliability, denoisers, rates, gates, baselines,
 )}  # fmt: skip
 
 

@@ -102,6 +102,19 @@ def rates() -> str:
     return table("method | area under the reader's front by learning rate", rows)
 
 
+def gates() -> str:
+    """The reader's area by the gate's bias and temperature in training, with its interval."""
+    areas = {}
+    for arm, reached in load("ablations/gates")["arms"].items():
+        _, bias, _, tau = arm.split("_")
+        low, high = reached["read_hypervolume_interval"]
+        areas.setdefault(bias, {})[tau] = f"{reached['read_hypervolume']:.2f} [{low:.2f}, {high:.2f}]"
+    taus = next(iter(areas.values()))
+    return table(
+        " | ".join(["bias", *(f"temperature {t}" for t in taus)]), [(b, *row.values()) for b, row in areas.items()]
+    )
+
+
 def equal_bias() -> str:
     """Locked less trained keys at each bias."""
     claim = read_result(RESULTS / "ablations/key_locking.json")["paired"][0]

@@ -175,5 +175,5 @@ def verdict(paired: dict, apart: str = ", ") -> str:
 
 def difference(paired: dict) -> str:
     """A paired difference with its interval, as text."""
-    low, high = paired["interval"]
-    return f"{paired['difference']:+.3f} [{low:+.3f}, {high:+.3f}]"
+    difference, low, high = (round(v, 3) + 0.0 for v in (paired["difference"], *paired["interval"]))  # 0.0: no -0.000
+    return f"{difference:+.3f} [{low:+.3f}, {high:+.3f}]"
