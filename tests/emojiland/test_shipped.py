@@ -24,7 +24,7 @@ from perfusion.results import read_result
 
 ROOT = Path(__file__).parents[2]
 # Experiments that have not been run again on the models that ship.
-FIRST_EDITION = ("covariance_tokens", "shrinkage")
+FIRST_EDITION = ("shrinkage",)
 SHIPPED = ROOT / "perfusion/assets/emojiland"
 STOCK = """
 import sys, torch
