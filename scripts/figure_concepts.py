@@ -2,7 +2,7 @@
 
 python scripts/figure_concepts.py [concepts=teddy,cat] [Hydra overrides of perfusion train]     # writes docs/concepts.png
 
-Each concept is learned with the defaults (outputs/concepts/NAME; what is learned already is not learned again) and drawn once a prompt,
+Each concept is learned with the defaults (among the experiments' trainings; what is learned already is not learned again) and drawn once a prompt,
 its dev prompts or, for a final concept, the final ones, with seeds 0, 1, ....
 """
 
@@ -15,26 +15,19 @@ from PIL import Image
 
 from perfusion.config import CONF, ROOT
 from perfusion.emojiland.vocabulary import FINAL, HELD_OUT
+from perfusion.experiments.sweep import TRAININGS, training
 from perfusion.learning.models import load_pipeline
-from perfusion.learning.train import train
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
 from perfusion.plots import grid
 
-FOLDER, PROMPTS = Path("outputs/concepts"), 16
+PROMPTS = 16
 
 
-def learned(name: str, overrides: list[str], concept: str | None = None) -> Path:
-    """The concept file of one concept, trained with the defaults where it is not there yet. concept: its group, if not `name`."""
-    folder = FOLDER / name
-    file = folder / "concept.safetensors"
-    if not (folder / "result.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            train(
-                compose("train", [f"concept={concept or name}", "attention=false", "picture=false", *overrides]), folder
-            )
-    return file
+def learned(name: str, overrides: list[str]) -> Path:
+    """The concept file of one concept, trained with the defaults where it is not there yet."""
+    cfg = compose("train", [f"concept={name}", "attention=false", "picture=false", *overrides])
+    return training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors"
 
 
 def main(arguments: list[str]) -> None:
@@ -42,8 +35,8 @@ def main(arguments: list[str]) -> None:
     names = named[0].split(",") if named else list(HELD_OUT)
     overrides = [a for a in arguments if not a.startswith("concepts=")]
     prompts = yaml.safe_load((ROOT / "data/prompts/emojiland.yaml").read_text())
-    files = {name: learned(name, overrides) for name in names}
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        files = {name: learned(name, overrides) for name in names}
         cfg = compose("train", overrides)
     pipe, rows = load_pipeline(cfg.model), []
     for name, file in files.items():

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from hydra import compose, initialize_config_dir
 
+from perfusion.baselines.dreambooth_lora import DreamBoothLoRA
 from perfusion.config import ASSETS, CONF, ROOT
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import HEADS, Reader
@@ -70,7 +71,7 @@ def loaded(pipe, method: str, files: dict[str, Path]):
         pipe.set_adapters(list(files), [scale] * len(files))
         yield
 
-    yield [f"sks {class_of(name)}" for name in files], at
+    yield [DreamBoothLoRA.load(file).word for file in files.values()], at
     pipe.unload_lora_weights()
 
 
@@ -91,6 +92,7 @@ def main(overrides: list[str]) -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", overrides)
     pipe, reader, rows, pairs = load_pipeline(cfg.model), Reader.load(ASSETS / "emojiland/reader"), [], {}
+    bests = {method: [] for method in STRENGTHS}
     sampling, seeds = Sampling.of(cfg.model), list(range(SEEDS * len(PROMPTS)))
     texts = lambda words: [prompt.format(*words) for prompt in PROMPTS for _ in range(SEEDS)]
     for pair in PAIRS:
@@ -105,14 +107,14 @@ def main(overrides: list[str]) -> None:
                     points.append((both(reader, drawn, pair) | {"strength": strength}, drawn))
             of_pair[method] = [point for point, _ in points]
             best, drawn = max(points, key=lambda p: (p[0]["drawing"], p[0]["object"]))
+            bests[method].append(best["drawing"])
             shown = [i for start in (0, SEEDS) for i in range(start, start + SHOWN)]
             label = f"{NAMES[method]}\nat {best['strength']}"
             rows.append((label, [(texts([f"{name}*" for name in pair])[i], drawn[i]) for i in shown]))
         pairs[" + ".join(pair)] = of_pair
         print(" + ".join(pair), of_pair, flush=True)
     grid(rows, ROOT / "docs/two_concepts.png", cell=1.1)
-    best = {m: [max(point["drawing"] for point in of_pair[m]) for of_pair in pairs.values()] for m in STRENGTHS}
-    means = {method: round(float(np.mean(shares)), 4) for method, shares in best.items()}
+    means = {method: round(float(np.mean(shares)), 4) for method, shares in bests.items()}
     result = {
         "what": "shares of pictures of which the reader names both classes, and both drawings, as its two likeliest",
         "prompts": PROMPTS,

@@ -39,7 +39,8 @@ def prompts(tmp_path):
 
 
 def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
-    sweep = (*SWEEP, prompts, "concept=glob([cat,fox,custom,teddy])")
+    five = "+arms.global.evaluation.beta=[0.3,0.4,0.5,0.6,0.7]"  # an arm with points of its own
+    sweep = (*SWEEP, prompts, "concept=glob([cat,fox,custom,teddy])", five)
     assert run(perfusion_here, *sweep) == 0
     said = capsys.readouterr().out
     assert (
@@ -68,7 +69,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
 
     # Two steps draw nothing that the reader takes for the drawing, so CLIP's measure decides.
     by_text = [f"comparisons.{number}.measure=matched_text" for number in range(2)]
-    assert run(perfusion_here, "collect", "experiment=lock_type", "draws=200", *by_text) == 0
+    assert run(perfusion_here, "collect", "experiment=lock_type", five, "draws=200", *by_text) == 0
     said = capsys.readouterr().out
     assert "global > local" in said and "ordering holds: " in said
     assert Path("results/ablations/lock_type.pdf").read_bytes().startswith(b"%PDF")
@@ -76,8 +77,11 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     result = read_result("results/ablations/lock_type.json")
     assert result["config"]["max_steps"] == 2 and not [k for k in result["config"] if k.startswith(("concept", "lock"))]
     assert sum(result["commits"].values()) == 6 and result["arms"]["trained_k"]["settings"]["lock"] == "trained"
-    assert result["arms"]["local"]["settings"] == {"lock": "local", "evaluation.lock": [None]}
-    assert result["config"]["evaluation.beta"] == [0.6, 0.9]
+    assert result["arms"]["local"]["settings"] == {
+        "lock": "local",
+        "evaluation.lock": [None],
+        "evaluation.beta": [0.6, 0.9],
+    }
     assert [p["defined"] > 0 for p in result["paired"]] == [True, True]
     assert result["concepts"] == ["cat*", "teddy*"] and result["seeds"] == [0]
     assert result["ordering_holds"] in (True, False, "undecided") and len(result["paired"]) == 2
@@ -95,24 +99,24 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
             None,
             None,
         ]  # 1 prompt of 2
-    assert len(Path("results/ablations/lock_type.csv").read_text().splitlines()) == 1 + 2 * 3 * 2
+    assert len(Path("results/ablations/lock_type.csv").read_text().splitlines()) == 1 + 2 * (2 + 5 + 2)
     assert Path("results/ablations/lock_type.png").stat().st_size > 10_000
 
     assert result["pictures"]["concept"] == "cat*" and result["pictures"]["arms"] == ["local", "global", "trained_k"]
     shown = kept_pictures(Path("results/ablations/lock_type.jpg"), result)
-    assert {arm: len(of) for arm, of in shown.items()} == {"local": 2, "global": 2, "trained_k": 2}
+    assert {arm: len(of) for arm, of in shown.items()} == {"local": 2, "global": 5, "trained_k": 2}
 
     # pictures that were cleared away are no longer shown
     for path in Path("multirun/lock_type").glob("*/pictures.png"):
         path.unlink()
-    assert run(perfusion_here, "collect", "experiment=lock_type", "draws=50") == 0
+    assert run(perfusion_here, "collect", "experiment=lock_type", five, "draws=50") == 0
     assert read_result("results/ablations/lock_type.json")["pictures"] is None
     assert not Path("results/ablations/lock_type.jpg").exists()
 
     # a smaller sweep does not write over a larger one's result
     for job in [p for p, j in zip(paths, jobs) if j["concept"] == "cat*"]:
         job.rename(job.with_suffix(".aside"))
-    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert run(perfusion_here, "collect", "experiment=lock_type", five) == 2
     assert "joins 2 concepts x seeds, these jobs are 1" in capsys.readouterr().err
     for job in Path("multirun/lock_type").glob("*/result.aside"):
         job.rename(job.with_suffix(".json"))
@@ -121,7 +125,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     shutil.copytree("multirun/lock_type", "others/lock_type")
     for path in Path("others/lock_type").glob("*/result.json"):
         path.write_text(json.dumps(plain(path.read_text().replace('"a {}"', '"the {}"'))))
-    assert run(perfusion_here, "collect", "experiment=lock_type", "multirun=others") == 2
+    assert run(perfusion_here, "collect", "experiment=lock_type", five, "multirun=others") == 2
     assert "is of other prompts than these jobs" in capsys.readouterr().err
     old = plain(paths[0].read_text())
     paths[0].write_text(json.dumps(old | {"job": old["job"] | {"arm": "before"}}))
@@ -133,29 +137,29 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     result = plain(kept)
     result["config"]["evaluation"]["seed"] += 1
     some.write_text(json.dumps(result))
-    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert run(perfusion_here, "collect", "experiment=lock_type", five) == 2
     assert "was made with other evaluation.seed than" in capsys.readouterr().err
     result["prompts"][0], result["config"]["evaluation"]["seed"] = (
         "the {}",
         plain(kept)["config"]["evaluation"]["seed"],
     )
     some.write_text(json.dumps(result))
-    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert run(perfusion_here, "collect", "experiment=lock_type", five) == 2
     assert "was made with other prompts than" in capsys.readouterr().err
     result = plain(kept)
     for section, name, value in [("model", "scorer", "ViT-B-32/openai"), ("evaluation", "lock", ["global"])]:
         kept_value, result["config"][section][name] = result["config"][section][name], value
         some.write_text(json.dumps(result))
-        assert run(perfusion_here, "collect", "experiment=lock_type") == 2  # and what an arm sets, within it
+        assert run(perfusion_here, "collect", "experiment=lock_type", five) == 2  # and what an arm sets, within it
         assert f"was made with other {section}.{name} than" in capsys.readouterr().err
         result["config"][section][name] = kept_value
     result = plain(kept)
     result["points"] = result["points"][:1]
     some.write_text(json.dumps(result))
-    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert run(perfusion_here, "collect", "experiment=lock_type", five) == 2
     assert "summary has 2 entries for 1 points" in capsys.readouterr().err
     some.write_text(kept.replace('"format": 2', '"format": 0', 1))
-    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert run(perfusion_here, "collect", "experiment=lock_type", five) == 2
     assert "has result format 0, this program reads 1" in capsys.readouterr().err
     assert run(perfusion_here, *sweep) == 1  # the other jobs are still gone through
     said = capsys.readouterr()
@@ -163,7 +167,7 @@ def test_a_sweep_from_jobs_to_claims(perfusion_here, prompts, tmp_path, capsys):
     shutil.copytree(some.parent, some.parent.with_name("twice"))
     some.write_text(kept)
     (some.parent.with_name("twice") / "result.json").write_text(kept)
-    assert run(perfusion_here, "collect", "experiment=lock_type") == 2
+    assert run(perfusion_here, "collect", "experiment=lock_type", five) == 2
     assert "with different settings" in capsys.readouterr().err
 
 
