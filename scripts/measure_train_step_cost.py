@@ -1,5 +1,5 @@
 """Time and memory of a training step beside diffusers' textual inversion and DreamBooth-LoRA, at SD 1.5's true shape,
-or beside textual inversion alone at SDXL's, whose arms then fit 24 GB of memory.
+or in float32 beside textual inversion alone at SDXL's, whose arms then fit 24 GB of memory.
 
 python scripts/measure_train_step_cost.py                    # writes results/train_step_cost.json; 256 x 256, batch 1
 python scripts/measure_train_step_cost.py --shape sdxl       # writes results/train_step_cost_sdxl.json
@@ -13,9 +13,10 @@ equal in all, counted in each).
 The arms are written after diffusers' examples/textual_inversion/textual_inversion.py, textual_inversion_sdxl.py and
 examples/dreambooth/train_dreambooth_lora.py (defaults, float32): all encode the pictures with the VAE in every step;
 textual inversion's optimiser holds the whole table of token embeddings (SDXL: both), of which it then puts all rows but one
-back. Ours is PerfusionModule under a Lightning Trainer, as perfusion train runs it: latents encoded once, the attention that
-models.plain_attention chooses, gradients for one embedding and the o*_V. textual_inversion_cached is the example with the
-latents encoded once and that same attention, for what the method itself costs.
+back. Ours is PerfusionModule under a Lightning Trainer, as perfusion train runs it: latents encoded once, the attention and the
+layout that learning.models chooses, gradients for one embedding and the o*_V. It is timed in float32, as the examples are, and
+in bfloat16, which perfusion train chooses on a CPU that has it. textual_inversion_cached is the example with the latents
+encoded once and that same attention and layout, for what the method itself costs.
 """
 
 import os
@@ -36,7 +37,7 @@ from shapes import PIPELINES, options_of, results_of, shape_of
 
 from perfusion.atomic import write_json
 from perfusion.learning.data import ConceptData
-from perfusion.learning.models import plain_attention
+from perfusion.learning.models import channels_last, plain_attention
 from perfusion.learning.module import PerfusionModule
 from perfusion.learning.noising import noising_of
 from perfusion.method.denoiser import predict
@@ -45,8 +46,8 @@ from perfusion.method.text import tokenize, towers
 from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
 
 ARMS = {
-    "sd15": ("perfusion", "textual_inversion", "textual_inversion_cached", "dreambooth_lora"),
-    "sdxl": ("perfusion", "textual_inversion", "textual_inversion_cached"),
+    "sd15": ("perfusion", "perfusion_bfloat16", "textual_inversion", "textual_inversion_cached", "dreambooth_lora"),
+    "sdxl": ("perfusion", "textual_inversion"),
 }
 
 
@@ -74,7 +75,7 @@ class Turn:
         self.connection.send((time.perf_counter() - self.start, memory("VmHWM")))
 
 
-def perfusion(pipe, turn: Turn, steps: int, batch: int, resolution: int) -> int:
+def perfusion(pipe, turn: Turn, steps: int, batch: int, resolution: int, precision: str = "32-true") -> int:
     class Turns(pl.Callback):
         def on_train_batch_start(self, *args):
             turn.begin()
@@ -85,7 +86,7 @@ def perfusion(pipe, turn: Turn, steps: int, batch: int, resolution: int) -> int:
     with tempfile.TemporaryDirectory() as folder:
         Image.fromarray(pixels(1, resolution)[0]).save(f"{folder}/0.png")
         data = ConceptData([Path(folder) / "0.png"], resolution, "teddy", "", None, flip=False).encode(pipe.vae)
-    plain_attention(pipe, resolution)
+    as_models_are_loaded(pipe, resolution)
     d = text_encoder_of(pipe).config.hidden_size
     module = PerfusionModule(
         pipe, data, "teddy*", "teddy", inverse_metric(torch.eye(d), 0.0), beta=0.75, tau=0.1, lock="local",
@@ -98,17 +99,21 @@ def perfusion(pipe, turn: Turn, steps: int, batch: int, resolution: int) -> int:
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    trainer = pl.Trainer(max_steps=steps, accelerator="cpu", callbacks=[Turns()], **quiet)
+    trainer = pl.Trainer(max_steps=steps, accelerator="cpu", precision=precision, callbacks=[Turns()], **quiet)
     turn.connection.send("ready")
     trainer.fit(module, range(steps))
     return sum(p.numel() for p in module.parameters())
+
+
+def perfusion_bfloat16(*args) -> int:
+    return perfusion(*args, precision="bf16-mixed")
 
 
 def textual_inversion(pipe, turn: Turn, steps: int, batch: int, resolution: int, cached: bool = False) -> int:
     for frozen in (pipe.vae, pipe.unet, text_encoder_of(pipe)):
         frozen.requires_grad_(False)
     if cached:
-        plain_attention(pipe, resolution)
+        as_models_are_loaded(pipe, resolution)
     for tokenizer in tokenizers_of(pipe).values():
         tokenizer.add_tokens("<teddy>")
     text_encoder = text_encoder_of(pipe).train()
@@ -156,6 +161,12 @@ def dreambooth_lora(pipe, turn: Turn, steps: int, batch: int, resolution: int) -
         optimizer.zero_grad()
         turn.end()
     return sum(p.numel() for p in trained)
+
+
+def as_models_are_loaded(pipe, resolution: int) -> None:
+    """The layout and the attention that perfusion train chooses on a CPU."""
+    channels_last(pipe)
+    plain_attention(pipe, resolution)
 
 
 def pixels(batch: int, resolution: int) -> np.ndarray:
@@ -225,6 +236,9 @@ def main(options) -> dict:
         ratio = statistics.median(measured["perfusion"][0] / measured[arm][0] for measured in timed)
         result[f"time_vs_{arm}"] = round(ratio, 4)
         result[f"memory_vs_{arm}"] = round(peak["perfusion"] / peak[arm], 4)
+    if "perfusion_bfloat16" in arms:
+        ratios = (measured["perfusion_bfloat16"][0] / measured["textual_inversion"][0] for measured in timed)
+        result["bfloat16_time_vs_textual_inversion"] = round(statistics.median(ratios), 4)
     result |= {"threads": options.threads, "cores": os.cpu_count()}
     result |= {name: version(name) for name in ("torch", "diffusers", "peft")}
     print(write_json(results_of("train_step_cost", options), result))

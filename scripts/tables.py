@@ -21,7 +21,7 @@ MARK = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 # -- the tables ----------------------------------------------------------------------------------------------------------
 def measured() -> str:
-    """What it costs, from the scripts that measure it."""
+    """What a concept of Emojiland costs."""
     rows = []
     for name, numbers in (("main_job", "bfloat16"), ("main_job_float32", "float32")):
         if (RESULTS / f"{name}.json").exists():
@@ -29,43 +29,29 @@ def measured() -> str:
             what = f"teddy\\* learned from five pictures, {job['cores']} cores, {numbers}"
             rows.append((what, seconds(job["train_seconds"]), "`scripts/measure_main_job.py`"))
             rows.append(("`make demo` after installation", seconds(job["demo_seconds"]), "the same"))
-    split, shapes = len(rows), load("true_shapes")
-    rows += [
-        ("numbers learned", f"{shapes['trained_numbers']:,}", "`scripts/check_true_shapes.py`"),
-        ("concept file", f"{load('true_shapes_models')['sd15']['file_bytes']:,} bytes", "`scripts/check_true_shapes.py --shapes`"),
-        *_costs(""),
+    return table("on Emojiland | measured | by", rows)
+
+
+def costs() -> str:
+    """What the method costs at two true shapes, from the scripts that measure it."""
+    shapes = ("", "_sdxl")
+    of = {name: [load(name + shape) for shape in shapes] for name in ("step_cost", "loading", "train_step_cost")}
+    models = [load("true_shapes_models")[name] for name in ("sd15", "sdxl")]
+    ratio = lambda name, key: [f"{one[key]:.2f}" if key in one else "not measured" for one in of[name]]
+    took = lambda one: f"{one['load_ms_first'] / 1000:.1f} s, {one['load_ms']:.0f} ms"
+    by = lambda name: f"`scripts/{name}.py`"
+    rows = [
+        ("numbers learned", *(f"{one['trained_numbers']:,}" for one in models), "`scripts/check_true_shapes.py --shapes`"),
+        ("concept file", *(f"{one['file_bytes']:,} bytes" for one in models), "the same"),
+        ("denoising step with 1 concept over the stock pipeline's", *ratio("step_cost", "ratio_1"), by("measure_step_cost")),
+        ("the same with 16 concepts", *ratio("step_cost", "ratio_16"), "the same"),
+        ("the same with 1,000 concepts", *ratio("loading", "step_ratio"), by("measure_loading")),
+        ("a concept put on the pipeline: the first, a further one", *map(took, of["loading"]), "the same"),
+        ("training step over Textual Inversion's, both in float32", *ratio("train_step_cost", "time_vs_textual_inversion"), by("measure_train_step_cost")),
+        ("the same, ours in bfloat16 as `perfusion train` chooses where the processor has it", *ratio("train_step_cost", "bfloat16_time_vs_textual_inversion"), "the same"),
+        ("its peak memory over Textual Inversion's, both in float32", *ratio("train_step_cost", "memory_vs_textual_inversion"), "the same"),
     ]  # fmt: skip
-    head = [(f"Emojiland: {what}", *rest) for what, *rest in rows[:split]]
-    tail = [(f"SD 1.5's shape: {what}", *rest) for what, *rest in rows[split:]]
-    tail += [(f"SDXL's shape: {what}", *rest) for what, *rest in _costs("_sdxl")]
-    return table("what | measured | by", head + tail)
-
-
-def _costs(shape: str) -> list[tuple]:
-    """What the scripts measured at a shape; SDXL's, "_sdxl", as far as they were run."""
-    has = lambda name: not shape or (RESULTS / f"{name}{shape}.json").exists()
-    script, rows = lambda name: f"`scripts/measure_{name}.py{' --shape sdxl' * bool(shape)}`", []
-    if has("step_cost"):
-        step = load(f"step_cost{shape}")
-        rows += [
-            ("denoising step with 1 concept; 1.00 = the stock pipeline's", f"{step['ratio_1']:.2f}", script("step_cost")),
-            ("the same with 16 concepts", f"{step['ratio_16']:.2f}", "the same"),
-        ]  # fmt: skip
-    if has("loading"):
-        loading = load(f"loading{shape}")
-        many = f"a step with {loading['concepts']:,} concepts; 1.00 = the stock pipeline's"
-        took = f"{loading['load_ms_first'] / 1000:.1f} s, {loading['load_ms']:.0f} ms"
-        rows += [
-            (many, f"{loading['step_ratio']:.2f}", script("loading")),
-            ("a concept put on the pipeline: the first, a further one", took, "the same"),
-        ]
-    if has("train_step_cost"):
-        train = load(f"train_step_cost{shape}")
-        rows += [
-            ("training step; 1.00 = Textual Inversion's", f"{train['time_vs_textual_inversion']:.2f}", script("train_step_cost")),
-            ("its peak memory; 1.00 = Textual Inversion's", f"{train['memory_vs_textual_inversion']:.2f}", "the same"),
-        ]  # fmt: skip
-    return rows
+    return table("at the true shape, random weights, on a CPU | SD 1.5 | SDXL | by", rows)
 
 
 def world() -> str:
@@ -219,7 +205,7 @@ def unet_cost() -> str:
 
 
 TABLES = {f.__name__: f for f in (
-    measured, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, two_concepts, power, recipes, models, unet_cost,
+    measured, costs, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, two_concepts, power, recipes, models, unet_cost,
     reliability, denoisers, rates, gates, baselines,
 )}  # fmt: skip
 

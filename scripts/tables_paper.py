@@ -19,11 +19,6 @@ MEASURES = {  # of a claim, as the table's head says it
 }
 
 
-def dagger(result: dict) -> str:
-    """A mark where a result is of other models than those that ship, on which the learning rates were chosen."""
-    return "" if result["trained"]["base_hash"] == load("ablations/rates")["trained"]["base_hash"] else " †"
-
-
 def _claims(names: tuple[str, ...]) -> list[tuple[dict, str, dict[str, str], str]]:
     """Each claim, its arms, {measure: its difference}, in bold the one that was fixed beforehand, and the verdict."""
     rows = []
@@ -33,7 +28,7 @@ def _claims(names: tuple[str, ...]) -> list[tuple[dict, str, dict[str, str], str
             measures = {claim["measure"]: claim, **claim["also"]}
             said = {m: difference(d["difference"], d["interval"], m == claim["measure"]) for m, d in measures.items()}
             arms = f"{claim['better']} over {claim['worse']}".replace("trained_k", "trained keys").replace("_", " ")
-            rows.append((claim, arms, said, VERDICTS[claim["holds"]] + dagger(result)))
+            rows.append((claim, arms, said, VERDICTS[claim["holds"]]))
     return rows
 
 
@@ -78,7 +73,7 @@ def committed() -> str:
         jobs = len(result["arms"]) * result["units"]
         rows.append(
             (
-                f"`{path.stem}`{dagger(result)}",
+                f"`{path.stem}`",
                 len(result["concepts"]),
                 len(result["seeds"]),
                 len(result["prompts"]),

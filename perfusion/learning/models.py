@@ -216,9 +216,7 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
         pipe._perfusion_base_hash = hash_of(pipe)
         pipe.to(dtype)
     pipe.to(device)
-    if pipe.device.type == "cpu":  # convolutions are a fifth to a quarter faster so, on processors without bfloat16
-        for part in (denoiser_of(pipe), pipe.vae):
-            part.to(memory_format=torch.channels_last)
+    channels_last(pipe)
     if model.get("gradient_checkpointing"):
         denoiser_of(pipe).enable_gradient_checkpointing()
     if model.get("attention") == "sliced":
@@ -231,6 +229,13 @@ def load_pipeline(model: DictConfig, device: str | torch.device = "cpu"):
                 f"model.attention=xformers cannot be had ({first_sentence(error)}); allowed without it are sdpa and sliced."
             ) from error
     return pipe
+
+
+def channels_last(pipe) -> None:
+    """Convolutions on a CPU are a fifth to a quarter faster so, on processors without bfloat16."""
+    if pipe.device.type == "cpu":
+        for part in (denoiser_of(pipe), pipe.vae):
+            part.to(memory_format=torch.channels_last)
 
 
 def plain_attention(pipe, resolution: int) -> None:

@@ -16,8 +16,9 @@ def state_of(tensors: Iterable[Tensor]) -> tuple:
     tensors = [t.detach() for t in tensors]
     by_device: dict[torch.device, list[Tensor]] = {}
     for t in tensors:
-        by_device.setdefault(t.device, []).append(t.reshape(-1)[:: max(1, t.numel() // SAMPLES)].float().sum())
-    samples = [tuple(torch.stack(sums).tolist()) for sums in by_device.values()]  # one transfer a device
+        by_device.setdefault(t.device, []).append(t.reshape(-1)[:: max(1, t.numel() // SAMPLES)])
+    # One transfer a device.
+    samples = [torch.cat(values).float().cpu().numpy().tobytes() for values in by_device.values()]
     version = lambda t: None if t.is_inference() else t._version  # tensors made in inference mode do not count
     return tuple((t.data_ptr(), version(t), t.dtype, t.shape) for t in tensors), tuple(samples)
 

@@ -20,11 +20,10 @@ from perfusion.experiments.sweep import TUNING
 from perfusion.learning.masks import segment
 from perfusion.learning.models import covariance, load_pipeline
 from perfusion.method.concept import Concept
+from perfusion.method.fingerprint import hash_of
 from perfusion.results import read_result
 
 ROOT = Path(__file__).parents[2]
-# Experiments that have not been run again on the models that ship.
-FIRST_EDITION = ("shrinkage",)
 SHIPPED = ROOT / "perfusion/assets/emojiland"
 STOCK = """
 import sys, torch
@@ -100,13 +99,18 @@ def test_the_segmenter_finds_the_object_that_is_asked_for():
         assert overlap.mean() > 0.6, (asked, overlap)  # both marked, whatever is asked, would be 0.5
 
 
+@pytest.fixture(scope="module")
+def shipped_hash():
+    return hash_of(load_pipeline(composed("train").model))
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "results/ablations").glob("*.json")), ids=lambda p: p.stem)
-def test_committed_experiments_are_whole(path):
+def test_committed_experiments_are_whole_and_of_the_models_that_ship(path, shipped_hash):
     result = read_result(path)
+    assert result["trained"]["base_hash"] == shipped_hash
     if path.stem.endswith("quick"):
         assert (len(result["concepts"]), result["seeds"]) == (4, [0]) and result["seconds"] < 3600
         return
-    tuning, first_edition = path.stem in TUNING, path.stem in FIRST_EDITION
-    assert len(result["concepts"]) >= (2 if tuning else 10 if first_edition else 12)
-    assert result["seeds"] == ([0, 1, 2] if first_edition else [0])
+    assert len(result["concepts"]) >= (2 if path.stem in TUNING else 12)
+    assert result["seeds"] == [0]
     assert not any(arm["left_out"] for arm in result["arms"].values())
