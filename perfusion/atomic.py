@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from perfusion.errors import UserError
 
@@ -98,6 +98,23 @@ def write_tensors(path: str | os.PathLike, tensors: dict, metadata: dict[str, st
     header += b" " * (-len(header) % 8)
     with whole(path) as part:
         part.write_bytes(len(header).to_bytes(8, "little") + header + data[end:])
+
+
+def read_tensors(path: str | os.PathLike, framework: str) -> tuple[dict, dict[str, str]]:
+    """Tensors, of numpy ("np") or of torch ("pt"), and metadata of a safetensors file. Raises UserError for any other."""
+    try:
+        with open(path, "rb"):  # safetensors itself says of whatever fails that there is no such file
+            pass
+        with safe_open(path, framework=framework) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError as error:
+        known = {FileNotFoundError: "does not exist", IsADirectoryError: "is a folder"}
+        found = known.get(type(error), f"cannot be read ({error.strerror})")
+        raise UserError(f"concept file {path} {found}; give the path of a saved .safetensors concept.") from error
+    except (SafetensorError, TypeError) as error:  # TypeError: of a kind of number that numpy has not
+        raise UserError(
+            f"{path} is not a safetensors file ({error}); only safetensors concepts are read, never pickles (.pt, .bin, .ckpt)."
+        ) from error
 
 
 def write_json(path: str | os.PathLike, result: dict) -> str:

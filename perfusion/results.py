@@ -104,7 +104,7 @@ def peak_mib() -> int:
 
 
 def surroundings() -> dict:
-    """What a number was made with: versions, commit, machine, peak memory of this process so far in MiB."""
+    """What a number was made with: versions, commit, machine."""
     root, commit = Path(__file__).parents[1], None
     if shutil.which("git") and (root / ".git").exists():  # not another repository's, around an installed package
         command = ["git", "-C", root, "describe", "--always", "--dirty"]
@@ -114,5 +114,4 @@ def surroundings() -> dict:
         "python": platform.python_version(),
         "commit": commit,
         "cores": os.cpu_count(),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }

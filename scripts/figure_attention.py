@@ -1,7 +1,7 @@
 """Figures 2 and 11: where the words are looked at, with locked and with trained keys, and the share inside the object.
 
 python scripts/figure_attention.py                 # results/figures/attention/ -> attention.svg, .png
-python scripts/figure_attention.py --from-scratch  # learn every concept twice, unless key_locking has; draw, measure anew
+python scripts/figure_attention.py --from-scratch  # learn every concept twice, unless lock_type has; draw, measure anew
 """
 
 import matplotlib.pyplot as plt
@@ -24,18 +24,19 @@ def make(overrides: list[str]) -> None:
     from perfusion.method.sampling import Sampling
     from perfusion.plots import heat_overlay
 
-    rows, numbers = [], {"local": {}, "trained": {}}
+    pipe, rows, numbers = figures.base_model(overrides), [], {"local": {}, "trained": {}}
     seeds = [FIRST + k for _ in MEASURED for k in range(NOISES)]
     for lock, of_lock in numbers.items():
         for name in tqdm(CONCEPTS, desc=f"lock={lock}", unit="concept"):
-            concept, pipe, cfg, _ = figures.trained(lock, overrides, name)
-            load_concepts(pipe, {concept.trigger: concept})
+            concept, cfg, _ = figures.trained(lock, overrides, name)
+            handle = load_concepts(pipe, {concept.trigger: concept})
             looked = look(
                 pipe,
                 [p.format(concept.trigger) for p in MEASURED for _ in range(NOISES)],
                 seeds,
                 Sampling.of(cfg.model),
             )
+            handle.unload()
             of_lock[concept.trigger] = shares(looked, concept.super_category, concept.trigger, cfg.model.segmenter)
             if name == figures.SHOWN:
                 shown = next(one for one in looked if one.prompt == PROMPT.format(concept.trigger))

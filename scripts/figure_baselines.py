@@ -3,7 +3,7 @@
 python scripts/figure_baselines.py     # -> results/baselines.json, results/figures/baselines.svg and .png, baselines/CONCEPT.png
 
 Out of results/ablations/baselines.json and the jobs in multirun/baselines, which are made by
-perfusion train -m +experiment=baselines concept=... seed=0,1,2 evaluation.split=final and perfusion collect experiment=baselines.
+perfusion train -m +experiment=baselines concept=... evaluation.split=final and perfusion collect experiment=baselines.
 """
 
 from pathlib import Path

@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 
 import yaml
-from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from perfusion.config import CONF, ROOT
+from perfusion.config import ROOT
 from perfusion.emojiland.vocabulary import FINAL, HELD_OUT
+from perfusion.experiments.figures import composed
 from perfusion.experiments.sweep import TRAININGS, training
 from perfusion.learning.models import load_pipeline
 from perfusion.method.pipeline import load_concepts
@@ -26,7 +26,7 @@ PROMPTS = 16
 
 def learned(name: str, overrides: list[str]) -> Path:
     """The concept file of one concept, trained with the defaults where it is not there yet."""
-    cfg = compose("train", [f"concept={name}", "attention=false", "picture=false", *overrides])
+    cfg = composed(f"concept={name}", "attention=false", "picture=false", *overrides)
     return training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors"
 
 
@@ -35,9 +35,7 @@ def main(arguments: list[str]) -> None:
     names = named[0].split(",") if named else list(HELD_OUT)
     overrides = [a for a in arguments if not a.startswith("concepts=")]
     prompts = yaml.safe_load((ROOT / "data/prompts/emojiland.yaml").read_text())
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        files = {name: learned(name, overrides) for name in names}
-        cfg = compose("train", overrides)
+    files, cfg = {name: learned(name, overrides) for name in names}, composed(*overrides)
     pipe, rows = load_pipeline(cfg.model), []
     for name, file in files.items():
         asked = prompts["final" if name in FINAL else "dev"]

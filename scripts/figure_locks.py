@@ -31,14 +31,16 @@ def make(overrides: list[str]) -> None:
     from perfusion.method.sampling import draw as draw_pictures
     from perfusion.scorers import open_scorer
 
-    rows, numbers, opened = [], {}, cache(open_scorer)
+    pipe, rows, numbers, opened = figures.base_model(overrides), [], {}, cache(open_scorer)
     for row, (training, lock, beta) in ROWS.items():
         numbers[row] = {}
         for name in tqdm(CONCEPTS, desc=NAMES[row], unit="concept"):
-            concept, pipe, cfg, beside = figures.trained(training, overrides, name)
+            concept, cfg, beside = figures.trained(training, overrides, name)
             named, seeds = [p.format(concept.trigger) for p in PROMPTS for _ in SEEDS], list(SEEDS) * len(PROMPTS)
-            with load_concepts(pipe, {concept.trigger: concept}).gate(lock=lock, beta=beta):
+            handle = load_concepts(pipe, {concept.trigger: concept})
+            with handle.gate(lock=lock, beta=beta):
                 drawn = draw_pictures(pipe, named, seeds, Sampling.of(cfg.model))
+            handle.unload()
             clip = opened(cfg.model.scorer)
             e, real = embed(clip, drawn).unflatten(0, (len(PROMPTS), -1)), embed(clip, real_pictures(beside.images))
             numbers[row][concept.trigger] = {

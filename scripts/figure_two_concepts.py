@@ -11,15 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from hydra import compose, initialize_config_dir
 
 from perfusion.baselines.dreambooth_lora import DreamBoothLoRA
-from perfusion.config import ASSETS, CONF, ROOT
+from perfusion.config import ASSETS, ROOT
 from perfusion.emojiland.pretraining import pixels
 from perfusion.emojiland.reader import HEADS, Reader
 from perfusion.emojiland.scenes import Facts, draw
 from perfusion.emojiland.vocabulary import HELD_OUT, PLACES
-from perfusion.experiments.figures import learned
+from perfusion.experiments.figures import composed, learned
 from perfusion.learning.models import load_pipeline
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling
@@ -89,8 +88,7 @@ def both(reader: Reader, pictures: list, names: tuple[str, str]) -> dict[str, fl
 def main(overrides: list[str]) -> None:
     names = {name for pair in PAIRS for name in pair}
     files = {method: {name: file_of(method, name, overrides) for name in sorted(names)} for method in STRENGTHS}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", overrides)
+    cfg = composed(*overrides)
     pipe, reader, rows, pairs = load_pipeline(cfg.model), Reader.load(ASSETS / "emojiland/reader"), [], {}
     bests = {method: [] for method in STRENGTHS}
     sampling, seeds = Sampling.of(cfg.model), list(range(SEEDS * len(PROMPTS)))

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from perfusion import config
 from perfusion.config import CONF
+from perfusion.experiments.figures import composed
 from perfusion.learning.data import Latents
 from perfusion.learning.methods import put_on
 from perfusion.learning.models import load_pipeline
@@ -23,11 +24,6 @@ from perfusion.learning.train import build, check, concept_of, fit, train
 from perfusion.method.concept import Concept
 from perfusion.method.sampling import Sampling, draw
 from perfusion.method.text_encoders import text_encoder_of
-
-
-def composed(*overrides: str):
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("train", list(overrides))
 
 
 def emojiland(*overrides: str):

@@ -7,13 +7,12 @@ stream than C's. A good shrinkage opens the gate at the class's own word, whatev
 """
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from perfusion.atomic import write_json
-from perfusion.config import CONF
 from perfusion.emojiland.captions import captions
 from perfusion.emojiland.vocabulary import CLASSES
+from perfusion.experiments.figures import composed
 from perfusion.learning.models import covariance, load_pipeline
 from perfusion.method.edit import energy, inverse_metric, target_key
 from perfusion.method.text import encode, super_encoding
@@ -24,8 +23,7 @@ CAPTIONS, SEED = 2000, 12
 
 @torch.no_grad()
 def main() -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train")
+    cfg = composed()
     pipe = load_pipeline(cfg.model)
     C = covariance(pipe, cfg.model, **OmegaConf.to_container(cfg.covariance)).C
     e, ids = encode(pipe.tokenizer, pipe.text_encoder, captions(CAPTIONS, SEED))

@@ -44,20 +44,12 @@ from perfusion.method.denoiser import predict
 from perfusion.method.edit import inverse_metric
 from perfusion.method.text import tokenize, towers
 from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
+from perfusion.results import forget_peak, peak_mib
 
 ARMS = {
     "sd15": ("perfusion", "perfusion_bfloat16", "textual_inversion", "textual_inversion_cached", "dreambooth_lora"),
     "sdxl": ("perfusion", "textual_inversion"),
 }
-
-
-def memory(key: str) -> float:
-    """VmHWM (highest) or VmRSS (now) of this process, MiB."""
-    return next(int(l.split()[1]) / 1024 for l in open("/proc/self/status") if l.startswith(key))
-
-
-def forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
 
 
 class Turn:
@@ -72,7 +64,7 @@ class Turn:
         self.start = time.perf_counter()
 
     def end(self) -> None:
-        self.connection.send((time.perf_counter() - self.start, memory("VmHWM")))
+        self.connection.send((time.perf_counter() - self.start, peak_mib()))
 
 
 def perfusion(pipe, turn: Turn, steps: int, batch: int, resolution: int, precision: str = "32-true") -> int:

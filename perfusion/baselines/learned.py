@@ -4,21 +4,18 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from perfusion.atomic import write_tensors
+from perfusion.atomic import read_tensors, write_tensors
 from perfusion.errors import UserError
 from perfusion.method.concept import Concept
-from perfusion.method.fingerprint import hash_of
+from perfusion.method.fingerprint import hash_of, tensors_hash
 from perfusion.method.text import PlaceholderRows, add_placeholders
-from perfusion.method.text_encoders import text_encoder_of
+from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
 
 ABOUT = "perfusion"  # the key of the file's metadata
-TOKENIZERS = ("tokenizer", "tokenizer_2")
 
 
 @dataclass
@@ -43,20 +40,30 @@ class Learned:
     check_base = Concept.check_base
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write the file at once or not at all."""
-        about = {k: v for k, v in asdict(self).items() if k != "tensors"} | {"method": type(self).__name__}
+        """Write the file at once or not at all. Raises UserError where a value is no finite number of the file's precision."""
         tensors = {k: t.to(torch.float16 if self.half else torch.float32) for k, t in self.tensors.items()}
+        if bad := [name for name, t in tensors.items() if not t.isfinite().all()]:
+            raise UserError(
+                f"concept {self.trigger} has {bad[0]} with values that are not finite, or too large for a file; learn it "
+                "again, at a lower learning_rate."
+            )
+        about = {k: v for k, v in asdict(self).items() if k != "tensors"} | {"method": type(self).__name__}
+        about["sum"] = _sum(tensors)
         write_tensors(path, tensors, {"format": "pt", ABOUT: json.dumps(about)})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "Learned":
-        """Values in float32. Raises UserError for what is no file of this method."""
-        tensors, about = read(path)
+        """Values in float32. Raises UserError for what is no file of this method, or is not as it was written."""
+        tensors, about = read_tensors(path, "pt")
         try:
             about = json.loads(about[ABOUT])
             if about.pop("method") != cls.__name__:
                 raise KeyError("method")
+            if about.pop("sum", None) not in (None, _sum(tensors)):  # files from before have none
+                raise UserError(f"{path} is not as it was written; it is damaged: learn it again, or fetch it again.")
             return cls({k: v.float() for k, v in tensors.items()}, **about)
+        except UserError:
+            raise
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} was not written by method={cls.__name__}; give the method that wrote it."
@@ -68,19 +75,8 @@ class Learned:
         return self.handle(self, pipe)
 
 
-def read(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises UserError for any other."""
-    if not Path(path).is_file():
-        raise UserError(
-            f"concept file {path} does not exist; give the path of a .safetensors file that a training saved."
-        )
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UserError(
-            f"{path} is not a safetensors file ({error}); only these are read, never pickles (.pt, .bin, .ckpt)."
-        ) from error
+def _sum(tensors: dict[str, Tensor]) -> str:
+    return tensors_hash(tensors[name] for name in sorted(tensors))
 
 
 class Handle:
@@ -101,7 +97,7 @@ class WordHandle(Handle):
 
     def __init__(self, learned: Learned, pipe):
         self.learned, self.pipe, self.encoder = learned, pipe, text_encoder_of(pipe)
-        self.own = {name: getattr(pipe, name) for name in TOKENIZERS if getattr(pipe, name, None) is not None}
+        self.own = tokenizers_of(pipe)
         added = {name: add_placeholders(tokenizer, [learned.trigger]) for name, tokenizer in self.own.items()}
         self.token_id = added["tokenizer"][1][learned.trigger]
         self.rows: dict[int, Tensor] = {}

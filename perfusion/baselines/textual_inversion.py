@@ -4,6 +4,7 @@ The file is what `pipe.load_textual_inversion` of diffusers reads: {"teddy*": [1
 it lie embeddings of earlier steps, as NAME-steps-STEP.safetensors: the strength chooses among them, 0 the start.
 """
 
+import glob
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from perfusion.atomic import read_tensors
 from perfusion.baselines.baseline import Baseline
-from perfusion.baselines.learned import ABOUT, Learned, WordHandle, read
+from perfusion.baselines.learned import ABOUT, Learned, WordHandle
 from perfusion.errors import UserError
 from perfusion.method.text import add_placeholders, towers, word_embedding
 
@@ -41,16 +43,18 @@ class TextualInversion(Learned):
 
     def save(self, path: str | os.PathLike) -> None:
         path = Path(path)
+        for older in _earlier(path):  # of another training that this one replaces
+            older.unlink()
         for step, tensors in self.earlier.items():
             early = replace(self, tensors=tensors, steps=step, earlier={})
             Learned.save(early, path.with_name(f"{path.stem}-steps-{step}{path.suffix}"))
         Learned.save(replace(self, earlier={}), path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike, super_category: str = "") -> "TextualInversion":
-        """Any file in diffusers' format. One that this program did not write needs its super_category told."""
+    def load(cls, path: str | os.PathLike) -> "TextualInversion":
+        """Any file in diffusers' format. One that this program did not write has no super_category, until it is told."""
         path = Path(path)
-        tensors, metadata = read(path)
+        tensors, metadata = read_tensors(path, "pt")
         if ABOUT not in metadata:
             names = [*tensors]
             if names != ["clip_g", "clip_l"] and len(names) != 1:
@@ -59,9 +63,9 @@ class TextualInversion(Learned):
                 )
             word = names[0].strip("<>") if len(names) == 1 else path.stem
             order = SDXL if len(names) == 2 else names
-            return cls({name: torch.atleast_2d(tensors[name].float()) for name in order}, word, super_category, word, 1)
+            return cls({name: torch.atleast_2d(tensors[name].float()) for name in order}, word, "", word, 1)
         learned = super().load(path)
-        for other in path.parent.glob(f"{path.stem}-steps-*{path.suffix}"):
+        for other in _earlier(path):
             early = super().load(other)
             learned.earlier[early.steps] = early.tensors
         if set(learned.tensors) == set(SDXL):
@@ -71,6 +75,11 @@ class TextualInversion(Learned):
     def check_base(self, base_id: str, hash: str) -> None:
         if self.base_hash:  # other programs' files do not say
             super().check_base(base_id, hash)
+
+
+def _earlier(path: Path) -> list[Path]:
+    """The files of a training's earlier steps, which lie beside its own."""
+    return [*path.parent.glob(f"{glob.escape(path.stem)}-steps-*{glob.escape(path.suffix)}")]
 
 
 class TextualInversionModule(Baseline):

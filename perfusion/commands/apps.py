@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from perfusion.atomic import alone, write_text
 from perfusion.commands import terminal
-from perfusion.commands.cli import APPS, refuse
+from perfusion.commands.cli import APPS, of_a_file, refuse
 from perfusion.commands.folders import check_folder, check_hydra, is_first_process
 from perfusion.commands.sweeping import check_jobs, compose, composed_once, split_flags
 from perfusion.config import CONF, check, not_taken
@@ -63,8 +63,7 @@ def start(app: str, overrides: list[str]) -> None:
             if sentence := _of_hydra(app, [*flags, *overrides], error):
                 refuse(sentence)
             raise
-        where = f"{cause.filename} cannot be written or read" if cause.filename else "a file cannot be written or read"
-        refuse(f"{where} ({cause.strerror}); free some space, or give files and folders that you may read and write.")
+        refuse(of_a_file(cause))
 
 
 def task(cfg):

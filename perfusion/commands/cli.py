@@ -71,6 +71,10 @@ def _main(argv: list[str] | None) -> None:
             return concept_files.main(app, overrides)
         except UserError as error:
             refuse(str(error))
+        except OSError as error:
+            if error.filename is None:  # of a terminal or a pipe
+                raise
+            refuse(of_a_file(error))
     if app not in APPS | PAGES:
         refuse(f"{app} is not an app of perfusion; allowed are: {', '.join([*APPS, *PAGES, *FILE_APPS])}.")
     try:
@@ -90,6 +94,12 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         refuse(f"{message}; give it as in {' '.join(self.format_usage().split()[1:])}.")
+
+
+def of_a_file(error: OSError) -> str:
+    """What a user reads where the system does not give a file, or take one."""
+    where = f"{error.filename} cannot be written or read" if error.filename else "a file cannot be written or read"
+    return f"{where} ({error.strerror}); free some space, or give files and folders that you may read and write."
 
 
 def refuse(sentence: str) -> NoReturn:

@@ -8,6 +8,7 @@ from perfusion.errors import UserError
 from perfusion.method.concept import Concept, read_file
 from perfusion.method.hub import push
 
+SDXL = {"clip_l": 768, "clip_g": 1280}  # its text encoders' embeddings, as its textual inversions name them
 LORA = (
     "--diffusers-lora cannot be written: a LoRA adds the same linear map to every token, but how much of o* a token gets "
     "goes by a sigmoid of its energy, which is no linear map (docs/denoisers.md has the error that a rank-1 one would make); "
@@ -29,11 +30,14 @@ def info(path: str) -> str:
 
 
 def export_textual_inversion(concept: Concept, path: str | os.PathLike) -> None:
-    """Write the concept's embedding as {"<teddy*>": [1, d_tok]}: what `pipe.load_textual_inversion` of diffusers reads.
+    """Write the concept's embedding as {"<teddy*>": [1, d_tok]}: what `pipe.load_textual_inversion` of diffusers reads. Of SDXL
+    as {"clip_l": [1, 768], "clip_g": [1, 1280]}, of which diffusers takes one a text encoder.
 
     Only the word embedding goes along, without o* and gate: a weaker concept, that any program can load.
     """
-    write_tensors(path, {f"<{concept.trigger}>": concept.embedding[None]}, {"base_id": concept.base_id})
+    word = concept.embedding[None]
+    sdxl = dict(zip(SDXL, word.split([*SDXL.values()], -1))) if word.shape[-1] == sum(SDXL.values()) else None
+    write_tensors(path, sdxl or {f"<{concept.trigger}>": word}, {"base_id": concept.base_id})
 
 
 def main(app: str, argv: list[str]) -> None:

@@ -276,6 +276,8 @@ def run(cfg: DictConfig) -> dict:
     folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
     cfg = check("evaluate", cfg)
     concept, beside = open_learned(cfg.method, cfg.concept_file), concept_of(cfg)
+    if not concept.super_category:  # a textual inversion of another program
+        concept.super_category = beside.super_category
     if concept.super_category != beside.super_category:
         raise UserError(
             f"concept_file={cfg.concept_file} learned a {concept.super_category}, the pictures in {beside.images} show a "

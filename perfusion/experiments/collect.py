@@ -219,7 +219,7 @@ def run(cfg: DictConfig) -> dict:
     done = [r for of_arm in jobs.values() for _, r in of_arm.values()]
     result["trained"] = {"base_hash": done[0]["trained"]["base_hash"]}
     result["commits"] = dict(Counter(r["surroundings"]["commit"] for r in done).most_common())
-    result["surroundings"] = {k: v for k, v in done[-1]["surroundings"].items() if k not in ("commit", "peak_mib")}
+    result["surroundings"] = {k: v for k, v in done[-1]["surroundings"].items() if k != "commit"}
     result["seconds"] = round(sum(r["job_seconds"] for r in done), 1)
     for arm, of_arm in jobs.items():
         seconds = {

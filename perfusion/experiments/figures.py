@@ -28,8 +28,8 @@ from perfusion.results import read_result, write_result
 
 WIDTH = 85 / 25.4  # inches: one column
 RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
-SHOWN = "teapot"  # its colour is seen at once
-ARMS = {"local": "locked", "trained": "trained_k"}  # of key_locking, by their lock
+SHOWN = "ghost"  # its colour is seen at once
+ARMS = {"local": "local", "trained": "trained_k"}  # of lock_type, by their lock
 # Areas above the reference point; the prompt's score at equal likeness.
 MEASURED = {"hypervolume": "area", "matched_text": "text", "read_hypervolume": "area read", "matched_facts": "facts"}
 STYLE = {"font.size": 6.5, "axes.linewidth": 0.6, "svg.fonttype": "path", "svg.hashsalt": "perfusion"}
@@ -94,21 +94,32 @@ def keep(name: str, result: dict, rows: list[list[Image.Image]]) -> None:
     write_result(folder / "result.json", result | {"sheet": [len(rows), len(rows[0])]})
 
 
+def composed(*overrides: str) -> DictConfig:
+    """The configuration of perfusion train."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
 def learned(experiment: str, arm: str, name: str, overrides: list[str]) -> tuple[Path, DictConfig]:
     """The file of a concept learned as an experiment's jobs learn it, once and beside theirs; its configuration."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = resolved(compose("train", [f"+experiment={experiment}", f"concept={name}", f"arm={arm}", *overrides]))
+    cfg = resolved(composed(f"+experiment={experiment}", f"concept={name}", f"arm={arm}", *overrides))
     return training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors", cfg
 
 
 def trained(lock: str, overrides: list[str], name: str = SHOWN):
-    """A concept of key_locking's; the base model; both configurations."""
+    """A concept as lock_type learns it, and both configurations."""
     from perfusion.config import concept_of
-    from perfusion.learning.models import load_pipeline
     from perfusion.method.concept import Concept
 
-    file, cfg = learned("key_locking", ARMS[lock], name, overrides)
-    return Concept.load(file), load_pipeline(cfg.model), cfg, concept_of(cfg)
+    file, cfg = learned("lock_type", ARMS[lock], name, overrides)
+    return Concept.load(file), cfg, concept_of(cfg)
+
+
+def base_model(overrides: list[str]):
+    """The pipeline, once for all the concepts of a figure."""
+    from perfusion.learning.models import load_pipeline
+
+    return load_pipeline(composed(*overrides).model)
 
 
 def about(concept, cfg: DictConfig) -> dict:

@@ -11,7 +11,7 @@ from perfusion.learning.learner import Learner, masked_error
 from perfusion.method.concept import Concept
 from perfusion.method.denoiser import denoiser_of, predict
 from perfusion.method.edit import augment, target_key
-from perfusion.method.layers import cross_attentions, lock_o_star_k, widen
+from perfusion.method.layers import cross_attentions, lock_o_star_k, locked, widen
 from perfusion.method.text import (
     TEMPLATES,
     Encoded,
@@ -73,10 +73,8 @@ class PerfusionModule(Learner):
         self.register_buffer("i_star_start", encoding.clone(), persistent=False)
         self.embedding = nn.Parameter(word_embedding(pipe.tokenizer, text_encoder, super_category))
         self.layers = list(cross_attentions(denoiser))
-        values = {
-            n: nn.functional.linear(encoding, a.to_v.weight.float()) for n, a in cross_attentions(denoiser).items()
-        }
-        self.o_star_v = nn.ParameterList([nn.Parameter(values[name][None]) for name in self.layers])
+        values = locked(denoiser, "to_v", encoding[None])
+        self.o_star_v = nn.ParameterList([nn.Parameter(values[name]) for name in self.layers])
         keys = lock_o_star_k(denoiser, encoding[None])
         self.o_star_k = nn.ParameterList(
             [nn.Parameter(keys[name]) for name in self.layers] if lock == "trained" else []

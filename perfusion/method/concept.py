@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
-from perfusion.atomic import write_tensors
+from perfusion.atomic import read_tensors, write_tensors
 from perfusion.errors import UserError
 from perfusion.method.hub import fetch
 
@@ -155,18 +154,7 @@ def read_file(path: str | os.PathLike, **hub) -> ConceptFile:
     Raises UserError, naming both sides, for all but a whole, valid concept.
     """
     path = fetch(path, **hub)
-    if not path.is_file():
-        found = "is a folder" if path.is_dir() else "does not exist"
-        raise UserError(f"concept file {path} {found}; give the path of a saved .safetensors concept.")
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, TypeError) as error:  # TypeError: of a kind of number that numpy has not
-        raise UserError(
-            f"{path} is not a safetensors file ({error}); only safetensors concepts are read, "
-            "never pickles (.pt, .bin, .ckpt)."
-        ) from error
+    arrays, metadata = read_tensors(path, "np")
     if "version" not in metadata:
         raise UserError(
             f"{path} is no concept file of Perfusion; give one that perfusion train wrote with method=perfusion (a baseline's "

@@ -133,6 +133,7 @@ def push(concept, repo: str, private: bool = False, picture: str | os.PathLike |
     refuses.
     """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     if picture and not (Path(picture).is_file() and Path(picture).read_bytes()[:4] == b"\x89PNG"):
         raise UserError(f"picture={picture} is not a PNG file; give one, such as a training's {PICTURE}, or none.")
@@ -143,7 +144,7 @@ def push(concept, repo: str, private: bool = False, picture: str | os.PathLike |
             api = HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Concept {concept.trigger}")
-        except FAILURES as error:
+        except (*FAILURES, *HfHubHTTPError.__bases__) as error:  # whose base is what its client raises of the network
             raise UserError(
                 f"{repo} cannot be written ({' '.join(str(error).split())}); give user/name, and log in with a token "
                 "that may write (hf auth login)."

@@ -254,13 +254,8 @@ def encode(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] 
     rows: {placeholder's token id: embedding}, differentiable; None where the hooks are installed already, or not
     needed.
     """
-    return encode_pooled(tokenizer, text_encoder, prompts, rows)[:2]
-
-
-def encode_pooled(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] | None = None):
-    """`encode`, and the prompts' pooled embeddings [B, p] where the text encoder is SDXL's two (else what it returns second)."""
     text = encoded(tokenizer, text_encoder, prompts, rows)
-    return text.e, text.ids, text.pooled
+    return text.e, text.ids
 
 
 def encoded(tokenizer, text_encoder, prompts: list[str], rows: dict[int, Tensor] | None = None) -> Encoded:

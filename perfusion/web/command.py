@@ -49,9 +49,9 @@ def check_address(host: str, port: int, auth: str | None) -> tuple[str, str] | N
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: of a host that can be no name
         raise UserError(
-            f"--port={port} on {host} cannot be had ({error.strerror or error}); give another, as in perfusion web --port {port % 65535 + 1}."
+            f"--port={port} on {host} cannot be had ({getattr(error, 'strerror', None) or error}); give another, as in perfusion web --port {port % 65535 + 1}."
         ) from error
     return (user, password) if auth else None
 

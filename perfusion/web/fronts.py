@@ -1,6 +1,7 @@
 """Fronts that lie in results/ and outputs/: what there is to compare, and the pictures behind each point."""
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
@@ -18,11 +19,13 @@ RESULTS, OUTPUTS = Path("results/ablations"), Path("outputs")
 def sources() -> dict[str, Path]:
     """{what it is called: its file}: experiments of `perfusion collect`, runs of `perfusion evaluate`. The page sends names."""
     experiments = {f"experiment {path.stem}": path for path in sorted(RESULTS.glob("*.json"))}
-    runs = [p for p in sorted(OUTPUTS.rglob("result.json")) if _is_evaluation(p)]
+    runs = [p for p in sorted(OUTPUTS.rglob("result.json")) if _is_evaluation(p, p.stat().st_mtime_ns)]
     return experiments | {f"run {path.parent.relative_to(OUTPUTS)}": path for path in runs}
 
 
-def _is_evaluation(path: Path) -> bool:
+@lru_cache(None)
+def _is_evaluation(path: Path, changed: int) -> bool:
+    """Of a file that was last changed then: it is read once, however often the page is looked at."""
     try:
         return "summary" in read_result(path)
     except UserError:

@@ -98,7 +98,7 @@ class Library:
         return next_word
 
     def _read(self, path: Path) -> Concept:
-        if path.stat().st_size > LARGEST:
+        if path.exists() and path.stat().st_size > LARGEST:
             raise UserError(f"{path.name} has {path.stat().st_size} bytes; a concept file has at most {LARGEST}.")
         concept = Concept.load(path)
         concept.check_base(*self._base)

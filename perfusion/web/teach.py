@@ -172,8 +172,8 @@ class Teach:
             lesson.mend(at, mask_of(painted))
         name = (name or "").strip() or f"{lesson.word}*"
         add_placeholders(self.studio.tokenizer, [name])
-        if not 1 <= steps <= MOST_STEPS:
-            raise UserError(f"steps={steps} does not work; allowed is 1 to {MOST_STEPS}.")
+        if not 1 <= (steps or 0) <= MOST_STEPS:
+            raise UserError(f"steps={steps or 'nothing'} does not work; allowed is 1 to {MOST_STEPS}.")
         nothing = [gr.update(value=None)] * 3
         yield (
             lesson,

@@ -1,5 +1,6 @@
 """The baselines on a tiny real model: what they move, that they learn, their files, and the ends of their strength."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ from helpers import fit, loss_of, sdxl, tokenizers
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from perfusion.config import CONF
 from perfusion.errors import UserError
@@ -130,7 +133,6 @@ def test_the_file_round_trips_and_strength_0_is_the_base_model(pipe, tmp_path, n
 def test_diffusers_reads_the_embedding_and_the_lora(pipe, folder, tmp_path):
     """The stock loaders draw what ours draws; and we read an embedding that diffusers' example wrote."""
     from diffusers import StableDiffusionPipeline
-    from safetensors.torch import save_file
 
     for name in METHODS[:2]:
         (tmp_path / name).mkdir()
@@ -150,7 +152,8 @@ def test_diffusers_reads_the_embedding_and_the_lora(pipe, folder, tmp_path):
         assert np.abs(pictures(stock, concept.word) - ours).max() <= 2
 
     save_file({"<their-toy>": torch.ones(32)}, tmp_path / "learned_embeds.safetensors")
-    theirs = get_class(method_of("textual_inversion")["learned"]).load(tmp_path / "learned_embeds.safetensors", "teddy")
+    theirs = get_class(method_of("textual_inversion")["learned"]).load(tmp_path / "learned_embeds.safetensors")
+    theirs.super_category = "teddy"
     assert theirs.word == "their-toy" and put_on(pipe, theirs).unload() is None
     save_file({"a": torch.ones(32), "b": torch.ones(32)}, tmp_path / "two.safetensors")
     with pytest.raises(UserError, match="one embedding, or clip_l and clip_g"):
@@ -167,6 +170,30 @@ def test_textual_inversions_strength_is_its_checkpoints(pipe, tmp_path):
         wanted = concept.tensors if step == 8 else concept.earlier[step]
         assert torch.equal(now, wanted["teddy*"][0])
     handle.unload()
+
+
+def test_a_shorter_training_leaves_no_step_of_the_one_that_it_replaces(pipe, tmp_path):
+    concept, file = learned_by(pipe, tmp_path, "textual_inversion"), tmp_path / "toy [v2].safetensors"
+    concept.save(file)
+    assert sorted(type(concept).load(file).earlier) == [1, 2, 3, 4, 5, 6, 7]
+    replace(concept, steps=3, earlier={step: concept.earlier[step] for step in (1, 2)}).save(file)
+    assert sorted(type(concept).load(file).earlier) == [1, 2]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_damaged_file_and_values_that_no_file_holds_are_refused(pipe, tmp_path, name):
+    concept, file = learned_by(pipe, tmp_path, name), tmp_path / "concept.safetensors"
+    concept.save(file)
+    with safe_open(file, "pt") as saved:
+        metadata = saved.metadata()
+    for damage in (lambda t: t * float("nan"), lambda t: t + 1):
+        save_file({n: damage(t) for n, t in load_file(file).items()}, tmp_path / "damaged.safetensors", metadata)
+        with pytest.raises(UserError, match="not as it was written"):
+            type(concept).load(tmp_path / "damaged.safetensors")
+    first = next(iter(concept.tensors))
+    concept.tensors[first] = concept.tensors[first] * float("inf")
+    with pytest.raises(UserError, match=r"with values that are not finite.*learning_rate"):
+        concept.save(file)
 
 
 @pytest.mark.parametrize("name", METHODS[1:])

@@ -9,6 +9,7 @@ import figure_baselines
 import numpy as np
 import pytest
 from helpers_emojiland import DRAWN, QUICK, ROOT, SCORE
+from safetensors.torch import load_file, save_file
 
 from perfusion.evaluation.fronts import hypervolume
 from perfusion.results import read_result
@@ -108,6 +109,12 @@ def test_train_then_evaluate_a_baseline(perfusion_here, prompts, method, monkeyp
     assert drift.keys() == {"loaded"} and (drift["loaded"]["mse"] == 0) == (method == "textual_inversion")
     assert "strength" in capsys.readouterr().out and Path("scores/front.png").exists()
     perfusion_here("report", "run=scores")
+    if method == "textual_inversion":  # as another program writes it: what the prompt holds is another word
+        save_file({"<toy>": load_file("mine.safetensors")["teddy*"]}, "theirs.safetensors")
+        score = (*score[:-1], "evaluation.strength=[1]", "hydra.run.dir=theirs")
+        perfusion_here("evaluate", f"method={method}", "concept=teddy", "concept_file=theirs.safetensors", *score)
+        theirs = read_result("theirs/result.json")
+        assert theirs["concept"] == "toy" and theirs["summary"][0]["text"] == pytest.approx(texts[-1], abs=1e-5)
     with pytest.raises(SystemExit) as stop:  # a file of one method given to another
         perfusion_here("evaluate", "concept=teddy", "concept_file=mine.safetensors", *score)
     assert stop.value.code == 2 and "Traceback" not in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Other programs' files: an embedding for diffusers, and ChenDarYen's checkpoints against that program's formula."""
 
 import os
+from dataclasses import replace
 
 import hydra
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from helpers import without_weights
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from torch import nn
 
 from perfusion.commands.concept_files import export_textual_inversion
@@ -145,6 +147,16 @@ def test_command(folder, pipe, tmp_path):
     concept = Concept.load(tmp_path / "teddy.safetensors")
     assert (concept.trigger, concept.base_id, concept.lock, concept.licence) == ("teddy*", "tiny", "local", "unknown")
     load_concepts(pipe, {"teddy*": tmp_path / "teddy.safetensors"})
+
+
+def test_sdxls_embedding_is_two_tensors(pipe, make_concept, tmp_path):
+    word = torch.arange(768.0 + 1280)
+    export_textual_inversion(replace(make_concept(pipe), embedding=word), tmp_path / "teddy.safetensors")
+    saved = load_file(tmp_path / "teddy.safetensors")
+    assert torch.equal(torch.cat([saved["clip_l"], saved["clip_g"]], -1), word[None]) and saved["clip_l"].shape == (
+        1,
+        768,
+    )
 
 
 def test_diffusers_loads_the_embedding(pipe, make_concept, tmp_path):

@@ -1,5 +1,7 @@
 """hf:// addresses from a cache on disk, the card, and push through the real client against a small local hub."""
 
+import socket
+
 import hydra
 import pytest
 import torch
@@ -151,6 +153,13 @@ def test_push_uploads_the_file_and_the_card(saved, hub, tmp_path, monkeypatch, c
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     assert perfusion("push", saved, "user/teddy") == 2
     assert "user/teddy cannot be written" in capsys.readouterr().err and not hub.files
+    with socket.create_server(("127.0.0.1", 0)) as nobody:  # closed below: a machine without network
+        port = nobody.getsockname()[1]
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    assert perfusion("push", saved, "user/teddy") == 2
+    assert "user/teddy cannot be written" in capsys.readouterr().err
+    assert perfusion("info", "a" * 300) == 2
+    assert "cannot be written or read (File name too long)" in capsys.readouterr().err
 
 
 def test_a_picture_is_pushed_along(saved, hub, tmp_path, monkeypatch, capsys):

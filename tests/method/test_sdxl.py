@@ -17,7 +17,7 @@ from perfusion.method.covariance import second_moment
 from perfusion.method.fingerprint import base_hash
 from perfusion.method.layers import cross_attentions
 from perfusion.method.pipeline import load_concepts
-from perfusion.method.text import TEMPLATES, add_placeholders, encode, encode_pooled, word_embedding
+from perfusion.method.text import TEMPLATES, add_placeholders, encode, encoded, word_embedding
 from perfusion.method.text_encoders import text_encoder_of
 
 
@@ -63,7 +63,8 @@ def test_layers_and_numbers_of_sdxl():
 
 def test_encodings_are_the_pipelines_own(xl):
     prompts = ["a teddy on a beach", "cat"]
-    e, _, pooled = encode_pooled(xl.tokenizer, text_encoder_of(xl), prompts)
+    text = encoded(xl.tokenizer, text_encoder_of(xl), prompts)
+    e, pooled = text.e, text.pooled
     own, _, own_pooled, _ = xl.encode_prompt(prompts, do_classifier_free_guidance=False)
     assert e.shape == (2, 16, 56) and torch.equal(e, own) and torch.equal(pooled, own_pooled)
 
@@ -73,8 +74,10 @@ def test_pooled_embedding_is_the_ends_and_not_the_placeholders(xl):
     encoder = text_encoder_of(xl)
     tokenizer, ids = add_placeholders(xl.tokenizer, ["teddy*"])
     rows = {ids["teddy*"]: word_embedding(xl.tokenizer, encoder, "teapot")}
-    e, _, pooled = encode_pooled(tokenizer, encoder, ["a teddy* on a beach"], rows)
-    twin, _, twin_pooled = encode_pooled(xl.tokenizer, encoder, ["a teapot on a beach"])
+    text = encoded(tokenizer, encoder, ["a teddy* on a beach"], rows)
+    e, pooled = text.e, text.pooled
+    text = encoded(xl.tokenizer, encoder, ["a teapot on a beach"])
+    twin, twin_pooled = text.e, text.pooled
     assert torch.equal(e, twin) and torch.equal(pooled, twin_pooled)
 
 
@@ -94,7 +97,7 @@ def test_each_encoder_gets_its_own_embedding(xl):
 def test_covariance_is_over_the_concatenation(xl):
     captions = [t.format("teddy") for t in TEMPLATES]
     C = second_moment(captions, xl.tokenizer, text_encoder_of(xl), progress=False)
-    e, ids, _ = encode_pooled(xl.tokenizer, text_encoder_of(xl), captions)
+    e, ids = encode(xl.tokenizer, text_encoder_of(xl), captions)
     valid = (ids == xl.tokenizer.eos_token_id).cumsum(1) - (ids == xl.tokenizer.eos_token_id).long() == 0
     e = e[valid].double()
     torch.testing.assert_close(C.C, e.T @ e / len(e), rtol=1e-5, atol=1e-7)

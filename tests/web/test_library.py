@@ -52,12 +52,14 @@ def test_what_is_no_concept_of_this_model_is_refused(studio, files, tmp_path):
 
 def test_a_folder_s_unfit_files_are_left_out_with_a_sentence(studio, files, tmp_path):
     replace(Concept.load(files["cat*"]), base_hash="0" * 32).save(studio.library.folder / "foreign.safetensors")
+    (studio.library.folder / "gone.safetensors").symlink_to(tmp_path / "nowhere")
     again = Library(studio.library.folder)
     again.open(studio.tokenizer, "tiny", studio.library["teddy*"].base_hash)
     assert (
         again.words() == ["cat*", "teddy*"]
-        and len(again.skipped) == 1
+        and len(again.skipped) == 2
         and "foreign.safetensors is left out" in again.skipped[0]
+        and "gone.safetensors does not exist" in again.skipped[1]
     )
 
 

@@ -40,6 +40,8 @@ def test_an_occupied_port_and_an_open_door_are_one_sentence(capsys):
     assert check_address("0.0.0.0", int(port), "me:secret:word") == ("me", "secret:word")
     with pytest.raises(UserError):
         check_address("no.such.host.invalid", int(port), "me:secret")
+    with pytest.raises(UserError, match="cannot be had"):
+        check_address("no..host", int(port), "me:secret")
 
 
 def status(address: str) -> int:
