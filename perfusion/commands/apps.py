@@ -13,6 +13,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -104,12 +105,18 @@ def task(cfg):
         refuse(str(error))
 
 
+def value(text: str) -> str:
+    """A text as an override holds it: quoted where Hydra would read more than a text in it."""
+    plain = re.fullmatch(r"[\w./*+~-]+", text, re.ASCII)
+    return text if plain else QuotedString(text, Quote.double).with_quotes()
+
+
 def _after_training(cfg, folder: Path, trigger: str) -> None:
     """The run as one page, and what to try with the concept."""
     from perfusion.experiments.report import of_run
 
     write_text(folder / "report.html", of_run(folder))
-    file = told(cfg.concept_file or folder / "concept.safetensors")
+    file = value(told(cfg.concept_file or folder / "concept.safetensors"))
     program = "perfusion" if shutil.which("perfusion") else told(PROGRAM)
     if program.endswith("__main__.py"):
         program = "python -m perfusion"

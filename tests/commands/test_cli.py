@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 from helpers_emojiland import command, elsewhere
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from perfusion.commands.apps import value
 from perfusion.commands.cli import main
 
 
@@ -72,3 +74,12 @@ def test_the_exit_codes_stay(concept_file, assets):
     run = lambda *words: subprocess.run(command(*words), env=elsewhere(assets), capture_output=True, check=False)
     assert run("info", str(concept_file)).returncode == run("--help").returncode == 0
     assert run("info", "nothing.safetensors").returncode == run("nothing").returncode == 2
+
+
+@pytest.mark.parametrize(
+    "path", ["out/a.safetensors", "c (1), x=y.safetensors", 'q"u\\o.safetensors', "ü/{é}.safetensors", "a\\"]
+)
+def test_a_path_in_the_next_command_is_read_as_it_was_written(path):
+    """By Hydra itself, beside the concept's word."""
+    override = OverridesParser.create().parse_override(f"concepts={{teddy*: {value(path)}}}")
+    assert override.value() == {"teddy*": path}

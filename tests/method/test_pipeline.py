@@ -294,6 +294,7 @@ def test_more_concepts_than_the_encodings_are_wide(pipe, make_concept):
         ({"tau": float("nan")}, "tau=nan of teddy\\* must be a finite positive number"),
         ({"tau": float("inf")}, "finite positive number"),
         ({"lock": "trained"}, "allowed are None and"),
+        ({"lock": {"teddy*": "global"}}, "allowed are None and"),
         ({"gamma": 1}, "allowed are: beta, tau"),
         ({"beta": [0.5, {"dog*": 1}]}, "not loaded"),
     ],
