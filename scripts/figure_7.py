@@ -1,7 +1,7 @@
 """Figure 7: the effect of the inference bias beta on one prompt and one noise.
 
 python scripts/figure_7.py                     # results/figures/figure_7/ -> results/figures/figure_7.svg, .png
-python scripts/figure_7.py --from-scratch      # learn a ghost, draw anew
+python scripts/figure_7.py --from-scratch      # learn the teapot, draw anew
 """
 
 import matplotlib.pyplot as plt
@@ -17,7 +17,7 @@ def make(overrides: list[str]) -> None:
     from perfusion.method.sampling import Sampling
     from perfusion.method.sampling import draw as draw_pictures
 
-    pipe, (concept, cfg, _) = figures.base_model(overrides), figures.trained("local", overrides)
+    pipe, (concept, cfg, _) = figures.base_model(overrides), figures.by_default(overrides)
     handle, rows = load_concepts(pipe, {concept.trigger: concept}), []
     named = [p.format(concept.trigger) for p in PROMPTS]
     for prompt in named:

@@ -46,12 +46,15 @@ def draw(quick: bool = False) -> list:
         axis.set_title(title, fontsize=7, loc="left")
         lines = [f"{names[p['better']]} > {names[p['worse']]}: {figures.verdict(p, chr(10))}" for p in said]
         axis.set_xlabel("\n".join(lines), fontsize=5.5, loc="left")
-    some = next(iter(results.values()))
+    panels = {}  # of each size
+    for result, (title, *_) in zip(results.values(), PANELS.values()):
+        panels.setdefault(size_of(result), []).append(title[:3])
+    sizes = [f"{size}: {' '.join(of)}" for size, of in panels.items()] if len(panels) > 1 else [*panels]
     note = axes.flat[-1]
     note.set_axis_off()
     note.annotate("better", (0.42, 0.98), (0.02, 0.8), arrowprops={"arrowstyle": "->"}, xycoords="axes fraction")
     text = "\n".join([
-        size_of(some), "a point: one inference bias β,", "filled: on its Pareto front",
+        *sizes, "a point: one inference bias β,", "filled: on its Pareto front",
         "thin lines: 95 % intervals", "below: the paper's claim, paired", "difference, 95 % interval; area:", "dominated by the front; text, facts:", "at equal likeness to the concept",
     ])  # fmt: skip
     note.text(0.02, 0.7, text, fontsize=6, va="top", transform=note.transAxes)

@@ -7,15 +7,13 @@ its dev prompts or, for a final concept, the final ones, with seeds 0, 1, ....
 """
 
 import sys
-from pathlib import Path
 
 import yaml
 from PIL import Image
 
 from perfusion.config import ROOT
 from perfusion.emojiland.vocabulary import FINAL, HELD_OUT
-from perfusion.experiments.figures import composed
-from perfusion.experiments.sweep import TRAININGS, training
+from perfusion.experiments.figures import by_default, composed
 from perfusion.learning.models import load_pipeline
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
@@ -24,23 +22,17 @@ from perfusion.plots import grid
 PROMPTS = 16
 
 
-def learned(name: str, overrides: list[str]) -> Path:
-    """The concept file of one concept, trained with the defaults where it is not there yet."""
-    cfg = composed(f"concept={name}", "attention=false", "picture=false", *overrides)
-    return training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors"
-
-
 def main(arguments: list[str]) -> None:
     named = [a.removeprefix("concepts=") for a in arguments if a.startswith("concepts=")]
     names = named[0].split(",") if named else list(HELD_OUT)
     overrides = [a for a in arguments if not a.startswith("concepts=")]
     prompts = yaml.safe_load((ROOT / "data/prompts/emojiland.yaml").read_text())
-    files, cfg = {name: learned(name, overrides) for name in names}, composed(*overrides)
+    concepts, cfg = {name: by_default(overrides, name)[0] for name in names}, composed(*overrides)
     pipe, rows = load_pipeline(cfg.model), []
-    for name, file in files.items():
+    for name, concept in concepts.items():
         asked = prompts["final" if name in FINAL else "dev"]
         texts = [entry["text"].format(f"{name}*") for entry in asked[:PROMPTS]]
-        handle = load_concepts(pipe, {f"{name}*": file})
+        handle = load_concepts(pipe, {f"{name}*": concept})
         drawn = draw(pipe, texts, list(range(len(texts))), Sampling.of(cfg.model))
         handle.unload()
         photos = [Image.open(path) for path in sorted((ROOT / f"data/concepts/{name}").glob("[0-9].png"))[:2]]

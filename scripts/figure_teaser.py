@@ -1,7 +1,7 @@
 """The teaser: a few pictures of one thing, a small file, and the thing in new prompts.
 
 python scripts/figure_teaser.py                 # results/figures/teaser/ -> teaser.svg, .png
-python scripts/figure_teaser.py --from-scratch  # learn a ghost, draw anew
+python scripts/figure_teaser.py --from-scratch  # learn the teapot, draw anew
 """
 
 from textwrap import fill
@@ -22,7 +22,7 @@ def make(overrides: list[str]) -> None:
     from perfusion.method.sampling import Sampling
     from perfusion.method.sampling import draw as draw_pictures
 
-    pipe, (concept, cfg, beside) = figures.base_model(overrides), figures.trained("local", overrides)
+    pipe, (concept, cfg, beside) = figures.base_model(overrides), figures.by_default(overrides)
     side, seeds = cfg.model.resolution, [SEED + i for i in range(len(PROMPTS))]
     photos = [ImageOps.fit(p, (side, side)) for p in real_pictures(beside.images)]
     draw_all = lambda word: draw_pictures(pipe, [p.format(word) for p in PROMPTS], seeds, Sampling.of(cfg.model))

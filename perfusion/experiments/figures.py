@@ -28,7 +28,7 @@ from perfusion.results import read_result, write_result
 
 WIDTH = 85 / 25.4  # inches: one column
 RESULTS, ABLATIONS = Path("results/figures"), Path("results/ablations")
-SHOWN = "ghost"  # its colour is seen at once
+SHOWN = "teapot"  # its colour is seen at once
 ARMS = {"local": "local", "trained": "trained_k"}  # of lock_type, by their lock
 # Areas above the reference point; the prompt's score at equal likeness.
 MEASURED = {"hypervolume": "area", "matched_text": "text", "read_hypervolume": "area read", "matched_facts": "facts"}
@@ -106,12 +106,21 @@ def learned(experiment: str, arm: str, name: str, overrides: list[str]) -> tuple
     return training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors", cfg
 
 
-def trained(lock: str, overrides: list[str], name: str = SHOWN):
+def trained(lock: str, overrides: list[str], name: str):
     """A concept as lock_type learns it, and both configurations."""
+    return _opened(*learned("lock_type", ARMS[lock], name, overrides))
+
+
+def by_default(overrides: list[str], name: str = SHOWN):
+    """A concept as perfusion train learns it, once; both configurations."""
+    cfg = composed(f"concept={name}", "attention=false", "picture=false", *overrides)
+    return _opened(training(cfg, Path("multirun") / TRAININGS) / "concept.safetensors", cfg)
+
+
+def _opened(file: Path, cfg: DictConfig):
     from perfusion.config import concept_of
     from perfusion.method.concept import Concept
 
-    file, cfg = learned("lock_type", ARMS[lock], name, overrides)
     return Concept.load(file), cfg, concept_of(cfg)
 
 

@@ -35,8 +35,8 @@ CONCEPTS = (  # the final ones, and four of the others, on which no rate was cho
 )  # fmt: skip
 CENTRAL = (
     "key_locking",
-)  # over three training seeds; the pilot says that more hardly narrow an interval (docs/results.md)
-ONE_PLACE = ("key_locking", "zero_shot_mask")  # whose photos have one background: what the lock and the mask are for
+    "zero_shot_mask",
+)  # on photos with one background, what both are for; over three training seeds
 TUNING = ("rates", "gates")  # on dev concepts and dev prompts, which their files name
 
 
@@ -47,7 +47,7 @@ def experiments() -> list[str]:
 
 def commands(experiment: str) -> tuple[str, str]:
     """The two behind results/ablations/EXPERIMENT.json: the sweep, and what joins its jobs."""
-    where = "one_place/" if experiment in ONE_PLACE else ""
+    where = "one_place/" if experiment in CENTRAL else ""
     own = experiment.endswith("quick") or experiment in TUNING
     concepts = "" if own else f"concept={','.join(where + name for name in CONCEPTS)} "
     seeds = "seed=0,1,2 " if experiment in CENTRAL else ""

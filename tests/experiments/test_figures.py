@@ -57,7 +57,7 @@ def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, 
         "make it with perfusion train -m +experiment=figure_9_quick evaluation.split=final and then"
         in capsys.readouterr().err
     )
-    small = (*QUICK, *SCORE, f"evaluation.prompts={tmp_path / 'p.yaml'}", "concept=ghost")
+    small = (*QUICK, *SCORE, f"evaluation.prompts={tmp_path / 'p.yaml'}", "concept=teapot")
     for experiment in ("key_locking", "lock_type"):  # two made here, which share their trainings,
         perfusion_here("train", "-m", f"+experiment={experiment}", *small)
         perfusion_here("collect", f"experiment={experiment}", "draws=50")
@@ -67,7 +67,7 @@ def test_fronts_out_of_collected_results(perfusion_here, monkeypatch, tmp_path, 
     check("figure_9")
     assert script(monkeypatch, "figure_9", "--quick") == 0
     check("figure_9_quick")
-    monkeypatch.setattr(perfusion.experiments.sweep, "CONCEPTS", ("cat", "ghost"))
+    monkeypatch.setattr(perfusion.experiments.sweep, "CONCEPTS", ("cat", "teapot"))
     assert script(monkeypatch, "figure_locks", "--from-scratch", *QUICK) == 0
     check("locks")
     result = read_result("results/figures/locks/result.json")
@@ -105,14 +105,14 @@ def test_variability_of_noises(monkeypatch):
 
 def test_attention_figure(world, perfusion_on, monkeypatch, capsys):
     perfusion_on(world["PERFUSION_ASSETS"], world["PERFUSION_CACHE"])
-    monkeypatch.setattr(perfusion.experiments.sweep, "CONCEPTS", ("cat", "ghost"))
+    monkeypatch.setattr(perfusion.experiments.sweep, "CONCEPTS", ("cat", "teapot"))
     assert script(monkeypatch, "figure_attention", "--from-scratch", *QUICK) == 0
     check("attention")
     result = read_result("results/figures/attention/result.json")
     shares = result["shares"]
-    assert set(shares) == {"local", "trained"} and len(shares["local"]["ghost*"]["rows"]) == 16
+    assert set(shares) == {"local", "trained"} and len(shares["local"]["teapot*"]["rows"]) == 16
     rows = [row for of_concept in shares["local"].values() for row in of_concept["rows"]]
     assert all(0 < row["concept"] < 1 and 0 < row["area"] < 1 for row in rows)
-    assert rows[-1]["words"]["ghost*"] == rows[-1]["concept"]
+    assert rows[-1]["words"]["teapot*"] == rows[-1]["concept"]
     ratios = [row["concept"] / row["area"] for row in rows]
     assert result["compared"]["local"]["ratio"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-3)
