@@ -54,6 +54,14 @@ def costs() -> str:
     return table("at the true shape, random weights, on a CPU | SD 1.5 | SDXL | by", rows)
 
 
+def web() -> str:
+    """How soon the page redraws."""
+    page = load("web")
+    what = {"coarse_seconds": "after three steps", "full_seconds": "in full", "strip_seconds": "*Five biases*"}
+    rows = [(said, f"{page[key]:.1f} s") for key, said in what.items()]
+    return table(f"a moved slider redraws, on Emojiland and {page['cores']} cores | seconds", rows)
+
+
 def world() -> str:
     rows = [
         ("classes, each a super-category", len(CLASSES)),
@@ -205,7 +213,7 @@ def unet_cost() -> str:
 
 
 TABLES = {f.__name__: f for f in (
-    measured, costs, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, two_concepts, power, recipes, models, unet_cost,
+    measured, costs, web, claims, main_claims, committed, equal_bias, attention, locks, world, emojiland, gate, two_concepts, power, recipes, models, unet_cost,
     reliability, denoisers, rates, gates, baselines,
 )}  # fmt: skip
 
