@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
@@ -155,6 +156,14 @@ def extras(draw) -> tuple[str, str, object]:
 def composed(command: str):
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         return hydra.compose(command, GIVEN.get(command, []))
+
+
+def configured(command: str, *overrides: str):
+    """The configuration that the command line makes of these overrides of values, without composing it anew."""
+    cfg = copy.deepcopy(composed(command))
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        OmegaConf.update(cfg, override.key_or_group, override.value(), merge=False, force_add=True)
+    return cfg
 
 
 def try_one(command: str, key: str, value) -> bool:

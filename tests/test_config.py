@@ -1,28 +1,17 @@
 """Every key of every command: one sentence for a value that cannot work, and what a person plainly meant works."""
 
-import copy
 import os.path
 
 import hydra
 import pytest
-from helpers_inputs import bad_inputs, composed, extras, inputs, keys_of
-from hydra.core.override_parser.overrides_parser import OverridesParser
+from helpers_inputs import bad_inputs, composed, configured, extras, inputs, keys_of
 from omegaconf import OmegaConf
-from PIL import Image
 
 from perfusion.commands import apps
-from perfusion.config import CONF, check, concept_of, run_name
+from perfusion.config import CONF, check
 from perfusion.config.schema import COMMANDS
 from perfusion.errors import UserError
 from perfusion.experiments import sweep  # noqa: F401 registers a resolver
-
-
-def configured(command: str, *overrides: str):
-    """The configuration that the command line makes of these overrides of values, without composing it anew."""
-    cfg = copy.deepcopy(composed(command))
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        OmegaConf.update(cfg, override.key_or_group, override.value(), merge=False, force_add=True)
-    return cfg
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -291,65 +280,6 @@ def test_what_hydra_itself_cannot_do_is_one_sentence(override, flags, perfusion_
         perfusion_here("generate", "prompts=a", override, *flags)
     said = capsys.readouterr().err
     assert stop.value.code == 2 and f"perfusion: {override} does not work" in said and said.count("\n") == 1, said
-
-
-def test_a_concept_yaml_beside_ones_own_pictures_is_read(tmp_path):
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    own = lambda *more: concept_of(
-        check("train", configured("train", "concept=custom", f"concept.images={tmp_path}", *more))
-    )
-    with pytest.raises(UserError, match="concept.super_category is not given, and .* has no concept.yaml that says it"):
-        own()
-    assert own("concept.super_category=cat").name == "cat*"
-    (tmp_path / "concept.yaml").write_text("super_category: teddy\n")
-    assert own().name == "teddy*" and own("concept.name=sks").super_category == "teddy"
-    assert own("concept.super_category=cat").name == "cat*"  # what is given counts
-
-
-@pytest.mark.parametrize("content, words", [
-    (b"super_category: teddy\n\tname: x", "cannot be read as YAML in UTF-8"),
-    (b"- teddy", "holds [teddy]"),
-    (b"teddy", "holds teddy"),
-    ("name: thé".encode("latin-1"), "cannot be read as YAML in UTF-8"),
-    (bytes(range(256)), "cannot be read as YAML in UTF-8"),
-    (b"super_category: 5", "super_category=5 does not work"),
-    (b"super_category: on", "super_category=true does not work"),
-    (b"name: ${oc.env:HOME}", "it refers to another value"),
-    (b"split: test", "split=test is unknown; allowed are: dev, final or null"),
-    (b"", "concept.super_category is not given"),
-    (b"{" * 1200, "cannot be read as YAML in UTF-8"),
-])  # fmt: skip
-def test_a_concept_yaml_beside_the_pictures_may_be_anything(tmp_path, content, words):
-    (tmp_path / "concept.yaml").write_bytes(content)
-    with pytest.raises(UserError) as error:
-        concept_of(OmegaConf.create({"concept": {"images": str(tmp_path), "name": None, "super_category": None}}))
-    assert words in str(error.value) and "\n" not in str(error.value), str(error.value)
-
-
-def test_one_picture_and_a_list_of_pictures(tmp_path):
-    for name in ("a.png", "b.png"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-    (tmp_path / "concept.yaml").write_text("super_category: Teddy\nnote: 5\n")
-    of = lambda images: concept_of(
-        OmegaConf.create({"concept": {"images": images, "name": None, "super_category": None}})
-    )
-    one, both = str(tmp_path / "a.png"), [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    assert of(one).images == one and of(both).images == both
-    assert of(one).super_category == "teddy" and of(both).name == "teddy*"  # as tokenizers read it
-    for wrong in ("/nowhere", [*both, str(tmp_path)], [one, "c.png"]):
-        with pytest.raises(UserError, match="is not a folder or a picture that is there"):
-            of(wrong)
-
-
-@pytest.mark.parametrize("concept, name", [
-    ({"images": "data/concepts/teddy", "super_category": None}, "teddy"),
-    ({"images": "photos/", "super_category": "cat"}, "cat"),
-    ({"images": ["a b.png", "c.png"], "super_category": "???"}, "a_b"),
-    ({"images": 5, "super_category": True}, "concept"),
-    ({"images": "/" + "x" * 300, "super_category": None}, "x" * 40),
-])  # fmt: skip
-def test_a_runs_folder_is_named_after_its_concept(concept, name):
-    assert run_name(_root_=OmegaConf.create({"concept": concept})) == name
 
 
 def test_no_value_of_any_key_ends_in_another_exception():
