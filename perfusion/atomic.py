@@ -103,8 +103,7 @@ def write_tensors(path: str | os.PathLike, tensors: dict, metadata: dict[str, st
 def read_tensors(path: str | os.PathLike, framework: str) -> tuple[dict, dict[str, str]]:
     """Tensors, of numpy ("np") or of torch ("pt"), and metadata of a safetensors file. Raises UserError for any other."""
     try:
-        with open(path, "rb"):  # safetensors itself says of whatever fails that there is no such file
-            pass
+        open(path, "rb").close()  # safetensors itself says of whatever fails that there is no such file
         with safe_open(path, framework=framework) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except OSError as error:

@@ -2,8 +2,8 @@
 
 python scripts/figure_concepts.py [concepts=teddy,cat] [Hydra overrides of perfusion train]     # writes docs/concepts.png
 
-Each concept is learned with the defaults (among the experiments' trainings; what is learned already is not learned again) and drawn once a prompt,
-its dev prompts or, for a final concept, the final ones, with seeds 0, 1, ....
+Each concept is learned with the defaults (among the experiments' trainings; what is learned already is not learned again)
+and drawn once a prompt, its dev prompts or, for a final concept, the final ones, with seeds 0, 1, ....
 """
 
 import sys
@@ -13,8 +13,7 @@ from PIL import Image
 
 from perfusion.config import ROOT
 from perfusion.emojiland.vocabulary import FINAL, HELD_OUT
-from perfusion.experiments.figures import by_default, composed
-from perfusion.learning.models import load_pipeline
+from perfusion.experiments.figures import base_model, by_default
 from perfusion.method.pipeline import load_concepts
 from perfusion.method.sampling import Sampling, draw
 from perfusion.plots import grid
@@ -27,9 +26,9 @@ def main(arguments: list[str]) -> None:
     names = named[0].split(",") if named else list(HELD_OUT)
     overrides = [a for a in arguments if not a.startswith("concepts=")]
     prompts = yaml.safe_load((ROOT / "data/prompts/emojiland.yaml").read_text())
-    concepts, cfg = {name: by_default(overrides, name)[0] for name in names}, composed(*overrides)
-    pipe, rows = load_pipeline(cfg.model), []
-    for name, concept in concepts.items():
+    concepts = {name: by_default(overrides, name) for name in names}
+    pipe, rows = base_model(overrides), []
+    for name, (concept, cfg, _) in concepts.items():
         asked = prompts["final" if name in FINAL else "dev"]
         texts = [entry["text"].format(f"{name}*") for entry in asked[:PROMPTS]]
         handle = load_concepts(pipe, {f"{name}*": concept})

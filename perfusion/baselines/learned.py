@@ -59,15 +59,15 @@ class Learned:
             about = json.loads(about[ABOUT])
             if about.pop("method") != cls.__name__:
                 raise KeyError("method")
-            if about.pop("sum", None) not in (None, _sum(tensors)):  # files from before have none
-                raise UserError(f"{path} is not as it was written; it is damaged: learn it again, or fetch it again.")
-            return cls({k: v.float() for k, v in tensors.items()}, **about)
-        except UserError:
-            raise
+            expected = about.pop("sum", None)  # files from before have none
+            learned = cls({k: v.float() for k, v in tensors.items()}, **about)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path} was not written by method={cls.__name__}; give the method that wrote it."
             ) from error
+        if expected not in (None, _sum(tensors)):
+            raise UserError(f"{path} is not as it was written; it is damaged: learn it again, or fetch it again.")
+        return learned
 
     def on(self, pipe) -> "Handle":
         """Raises UserError where the pipeline is of another base model."""

@@ -4,8 +4,8 @@ The file is what `pipe.load_textual_inversion` of diffusers reads: {"teddy*": [1
 it lie embeddings of earlier steps, as NAME-steps-STEP.safetensors: the strength chooses among them, 0 the start.
 """
 
-import glob
 import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,10 +16,10 @@ from perfusion.atomic import read_tensors
 from perfusion.baselines.baseline import Baseline
 from perfusion.baselines.learned import ABOUT, Learned, WordHandle
 from perfusion.errors import UserError
+from perfusion.method.concept import SDXL
 from perfusion.method.text import add_placeholders, towers, word_embedding
 
 KEPT = 8  # embeddings along the way
-SDXL = ("clip_l", "clip_g")
 
 
 class TextualInversionHandle(WordHandle):
@@ -43,12 +43,13 @@ class TextualInversion(Learned):
 
     def save(self, path: str | os.PathLike) -> None:
         path = Path(path)
-        for older in _earlier(path):  # of another training that this one replaces
-            older.unlink()
         for step, tensors in self.earlier.items():
             early = replace(self, tensors=tensors, steps=step, earlier={})
             Learned.save(early, path.with_name(f"{path.stem}-steps-{step}{path.suffix}"))
         Learned.save(replace(self, earlier={}), path)
+        for step, older in _earlier(path).items():  # of another training that this one replaced
+            if step not in self.earlier:
+                older.unlink()
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TextualInversion":
@@ -65,7 +66,7 @@ class TextualInversion(Learned):
             order = SDXL if len(names) == 2 else names
             return cls({name: torch.atleast_2d(tensors[name].float()) for name in order}, word, "", word, 1)
         learned = super().load(path)
-        for other in _earlier(path):
+        for other in _earlier(path).values():
             early = super().load(other)
             learned.earlier[early.steps] = early.tensors
         if set(learned.tensors) == set(SDXL):
@@ -77,9 +78,10 @@ class TextualInversion(Learned):
             super().check_base(base_id, hash)
 
 
-def _earlier(path: Path) -> list[Path]:
-    """The files of a training's earlier steps, which lie beside its own."""
-    return [*path.parent.glob(f"{glob.escape(path.stem)}-steps-*{glob.escape(path.suffix)}")]
+def _earlier(path: Path) -> dict[int, Path]:
+    """{step: its file} of a training's earlier steps, which lie beside its own."""
+    name = re.compile(rf"{re.escape(path.stem)}-steps-(\d+){re.escape(path.suffix)}")
+    return {int(match[1]): p for p in path.parent.iterdir() if (match := name.fullmatch(p.name))}
 
 
 class TextualInversionModule(Baseline):

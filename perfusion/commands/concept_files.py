@@ -5,10 +5,9 @@ import os
 from perfusion.atomic import check_place, write_tensors
 from perfusion.commands.cli import Parser
 from perfusion.errors import UserError
-from perfusion.method.concept import Concept, read_file
+from perfusion.method.concept import SDXL, Concept, read_file
 from perfusion.method.hub import push
 
-SDXL = {"clip_l": 768, "clip_g": 1280}  # its text encoders' embeddings, as its textual inversions name them
 LORA = (
     "--diffusers-lora cannot be written: a LoRA adds the same linear map to every token, but how much of o* a token gets "
     "goes by a sigmoid of its energy, which is no linear map (docs/denoisers.md has the error that a rank-1 one would make); "

@@ -33,10 +33,8 @@ PRECISIONS = (("trainer", "precision"), ("model", "draw_precision"))  # conf lea
 CONCEPTS = (  # the final ones, and four of the others, on which no rate was chosen
     "backpack", "cake", "dog", "fox", "ghost", "guitar", "house", "mushroom", "owl", "snowman", "teapot", "television",
 )  # fmt: skip
-CENTRAL = (
-    "key_locking",
-    "zero_shot_mask",
-)  # on photos with one background, what both are for; over three training seeds
+# On photos with one background, what both are for; over three training seeds.
+CENTRAL = ("key_locking", "zero_shot_mask")
 TUNING = ("rates", "gates")  # on dev concepts and dev prompts, which their files name
 
 

@@ -30,6 +30,8 @@ FORMAT_VERSION = "1"
 DETAILS_LIMIT = 2**20  # bytes, unpacked; a few thousand in practice
 LOCKS = ("local", "trained")  # what a concept is trained with; the global lock is a choice at inference
 TEXTS = ("trigger", "super_category", "lock", "base_id", "base_hash", "covariance_hash", "licence")
+# How SDXL's textual inversions name the embeddings of its text encoders, and their widths.
+SDXL = {"clip_l": 768, "clip_g": 1280}
 NUMBERS = {"beta": float, "tau": float, "steps": int, "shrinkage": float}
 
 

@@ -36,11 +36,10 @@ def check_gate(concepts: dict[str, Concept], **settings) -> None:
 
 def _check_lock(concepts: dict[str, Concept], lock: str | None) -> None:
     locks = [c.lock for c in concepts.values()]
-    allowed = {"global", *(locks[:1] if len(set(locks)) == 1 else [])}
-    if lock is not None and (not isinstance(lock, str) or lock not in allowed):
+    allowed = sorted({"global", *(locks[:1] if len(set(locks)) == 1 else [])})
+    if lock is not None and lock not in allowed:
         raise UserError(
-            f"lock={lock} is not to be had with {list(concepts)}, trained with {locks}; allowed are None and "
-            f"{sorted(allowed)}."
+            f"lock={lock} is not to be had with {list(concepts)}, trained with {locks}; allowed are None and {allowed}."
         )
 
 

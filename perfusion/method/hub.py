@@ -13,7 +13,13 @@ URL = re.compile(r"hf:/{1,2}([^/@]+/[^/@]+)(?:@([^/]+))?(?:/(.+))?")
 REPO = re.compile(r"[\w.-]+/[\w.-]+")
 PICTURE = "picture.png"  # likewise; what the card shows
 OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "weight_name")  # as diffusers' loaders call them
-FAILURES = (OSError, ValueError)  # what every error of huggingface_hub is one of
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """What an error of huggingface_hub is one of, and what its client raises of the network, which HfHubHTTPError is, too."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, ValueError, *HfHubHTTPError.__bases__
 
 
 def fetch(path: str | os.PathLike, *, largest: int | None = None, **options) -> Path:
@@ -45,7 +51,7 @@ def fetch(path: str | os.PathLike, *, largest: int | None = None, **options) -> 
         size = largest and hf_hub_download(repo, file, dry_run=True, **options).file_size
         if not size or size <= largest:
             return Path(hf_hub_download(repo, file, **options))
-    except FAILURES as error:
+    except failures() as error:
         raise UserError(
             f"{path} cannot be fetched ({' '.join(str(error).split())}); check the address, name the file "
             f"if it is not {FILE}, log in for a private one (hf auth login), or give a local file."
@@ -133,7 +139,6 @@ def push(concept, repo: str, private: bool = False, picture: str | os.PathLike |
     refuses.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
 
     if picture and not (Path(picture).is_file() and Path(picture).read_bytes()[:4] == b"\x89PNG"):
         raise UserError(f"picture={picture} is not a PNG file; give one, such as a training's {PICTURE}, or none.")
@@ -144,7 +149,7 @@ def push(concept, repo: str, private: bool = False, picture: str | os.PathLike |
             api = HfApi()
             api.create_repo(repo, private=private, exist_ok=True)
             api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Concept {concept.trigger}")
-        except (*FAILURES, *HfHubHTTPError.__bases__) as error:  # whose base is what its client raises of the network
+        except failures() as error:
             raise UserError(
                 f"{repo} cannot be written ({' '.join(str(error).split())}); give user/name, and log in with a token "
                 "that may write (hf auth login)."

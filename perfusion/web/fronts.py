@@ -19,17 +19,21 @@ RESULTS, OUTPUTS = Path("results/ablations"), Path("outputs")
 def sources() -> dict[str, Path]:
     """{what it is called: its file}: experiments of `perfusion collect`, runs of `perfusion evaluate`. The page sends names."""
     experiments = {f"experiment {path.stem}": path for path in sorted(RESULTS.glob("*.json"))}
-    runs = [p for p in sorted(OUTPUTS.rglob("result.json")) if _is_evaluation(p, p.stat().st_mtime_ns)]
+    runs = [p for p in sorted(OUTPUTS.rglob("result.json")) if _is_evaluation(p)]
     return experiments | {f"run {path.parent.relative_to(OUTPUTS)}": path for path in runs}
 
 
-@lru_cache(None)
-def _is_evaluation(path: Path, changed: int) -> bool:
-    """Of a file that was last changed then: it is read once, however often the page is looked at."""
+def _is_evaluation(path: Path) -> bool:
     try:
-        return "summary" in read_result(path)
-    except UserError:
+        return _has_summary(path, path.stat().st_mtime_ns)
+    except (OSError, UserError):
         return False
+
+
+@lru_cache(None)
+def _has_summary(path: Path, changed: int) -> bool:
+    """Of a file that was last changed then: it is read once, however often the page is looked at."""
+    return "summary" in read_result(path)
 
 
 def fronts(name: str) -> tuple[list[Series], str]:

@@ -153,10 +153,8 @@ def test_sdxls_embedding_is_two_tensors(pipe, make_concept, tmp_path):
     word = torch.arange(768.0 + 1280)
     export_textual_inversion(replace(make_concept(pipe), embedding=word), tmp_path / "teddy.safetensors")
     saved = load_file(tmp_path / "teddy.safetensors")
-    assert torch.equal(torch.cat([saved["clip_l"], saved["clip_g"]], -1), word[None]) and saved["clip_l"].shape == (
-        1,
-        768,
-    )
+    assert saved["clip_l"].shape == (1, 768) and saved["clip_g"].shape == (1, 1280)
+    assert torch.equal(torch.cat([saved["clip_l"], saved["clip_g"]], -1), word[None])
 
 
 def test_diffusers_loads_the_embedding(pipe, make_concept, tmp_path):
