@@ -6,6 +6,7 @@ import shutil
 import threading
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # in the commands that tests run too: two workers fill two cores
 
 import pytest
 import torch

@@ -99,7 +99,7 @@ def command_line(patch: pytest.MonkeyPatch, assets: Path, cache: Path, folder: P
 
 def elsewhere(assets: Path) -> dict[str, str]:
     """The environment in which `command` finds `assets` and this checkout from any folder."""
-    mine = {"PERFUSION_ASSETS": assets, "PERFUSION_CACHE": assets / "cache", "PYTHONPATH": ROOT, "OMP_NUM_THREADS": 1}
+    mine = {"PERFUSION_ASSETS": assets, "PERFUSION_CACHE": assets / "cache", "PYTHONPATH": ROOT}
     return os.environ | {name: str(value) for name, value in mine.items()}
 
 

@@ -45,14 +45,28 @@ def base_weights(text_encoder: nn.Module, denoiser: nn.Module, tokens: list[int]
     return [*text, *(w for a in layers for w in (a.to_k.weight, a.to_v.weight))]
 
 
-def hash_of(pipe) -> str:
-    """`base_hash` of a pipeline, computed once for as long as its weights stay (or of those before a cast)."""
+def known_of(pipe) -> dict:
+    """What was computed of the pipeline's base model: {} anew once its weights are others, or were written to."""
+    return remembered(pipe, "base", base_weights(*_parts(pipe)), dict)
+
+
+def hash_of(pipe, known: dict | None = None) -> str:
+    """`base_hash` of a pipeline, computed once for as long as its weights stay (or of those before a cast).
+
+    known: what `known_of` gave just now, which looks at every weight."""
     if hasattr(pipe, "_perfusion_base_hash"):
         return pipe._perfusion_base_hash
+    known = known_of(pipe) if known is None else known
+    if "hash" not in known:
+        known["hash"] = base_hash(*_parts(pipe))
+    return known["hash"]
+
+
+def _parts(pipe) -> tuple[nn.Module, nn.Module, list[int]]:
+    """The arguments of `base_hash`."""
     text_encoder = text_encoder_of(pipe)
     tokens = []
     for tower, tokenizer in zip(towers(text_encoder), tokenizers_of(pipe).values(), strict=True):
         rows, size = len(tower.get_input_embeddings().weight), base_size(tokenizer)
         tokens.append(size if size < len(tokenizer) else rows)  # some matrices have more rows than tokens, rounded up
-    parts = text_encoder, denoiser_of(pipe), tokens
-    return remembered(pipe, "hash", base_weights(*parts), lambda: base_hash(*parts))
+    return text_encoder, denoiser_of(pipe), tokens

@@ -42,16 +42,23 @@ def _linear(layer: nn.Module, x: Tensor) -> Tensor:
     return y if layer.bias is None else y - layer.bias
 
 
+def _attentions(module: nn.Module, prefix: str) -> list[tuple[str, Attention]]:
+    """Every Attention below a module, none of whose own parts are walked: named_modules was a third of load_concepts."""
+    found = []
+    for name, child in module._modules.items():
+        if isinstance(child, Attention):
+            found.append((prefix + name, child))
+        elif child is not None:
+            found += _attentions(child, f"{prefix}{name}.")
+    return found
+
+
 def cross_attentions(model: nn.Module) -> dict[str, Attention]:
     """Every cross-attention of the model by its name, in the model's own order, which is that of a concept's o*.
 
     Raises UserError where there is none, or one whose keys and values are not a plain linear map of the encoding.
     """
-    attentions = {
-        name: m
-        for name, m in plain(model).named_modules()
-        if isinstance(m, Attention) and m.is_cross_attention and m.to_k is not None
-    }
+    attentions = {name: m for name, m in _attentions(plain(model), "") if m.is_cross_attention and m.to_k is not None}
     if not attentions:
         raise UserError(
             f"model={type(model).__name__} has no cross-attention; a diffusers model that reads its text through one is needed "
@@ -97,7 +104,7 @@ class WidenedLinear(nn.Module):
         else:
             self.base = base
         # Not persistent: a state_dict of the model stays the base model's own, o* in training apart.
-        self.register_buffer("i_star", i_star.detach().clone().to(base.weight), persistent=False)
+        self.register_buffer("i_star", i_star.to(base.weight), persistent=False)
         if isinstance(o_star, nn.Parameter):
             self.o_star = o_star
         else:
@@ -214,6 +221,7 @@ class Widened:
         if any(isinstance(a.to_k, WidenedLinear) for a in attentions.values()):
             raise UserError("the model is widened already; restore it (handle.unload()) first.")
         self.swaps, self.layers = [], []
+        i_star = i_star.detach().clone().to(attentions[next(iter(attentions))].to_k.weight)  # one for all layers
         captions = None
         if parts := caption_projection(model):
             captions = WidenedCaptions(parts, len(i_star))
@@ -221,7 +229,7 @@ class Widened:
         for name, attention in attentions.items():
             for part, o_star in (("k", o_star_k), ("v", o_star_v)):
                 base = getattr(attention, f"to_{part}")
-                layer = WidenedLinear(base, i_star, o_star[name], part, captions).to(base.weight.device)
+                layer = WidenedLinear(base, i_star, o_star[name], part, captions)
                 self.swaps.append(Swap(attention, f"to_{part}", base, layer))
                 self.layers.append((name, layer))
         self._install()
