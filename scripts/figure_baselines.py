@@ -19,7 +19,7 @@ from perfusion.plots import cells, grid
 from perfusion.results import mean, size_of, write_result
 
 JOBS, RESULT = Path("multirun/baselines"), Path("results/baselines.json")
-COSTS = {  # of one trained concept: median over concepts and seeds
+COSTS = {  # of one trained concept: median over concepts, of the first training seed: one sweep, on one machine
     "file_bytes": "size of the file that the method leaves",
     "trainable": "numbers that are trained",
     "train_seconds": "from pictures to the file, the drawing of the selection's prompts included",
@@ -82,7 +82,7 @@ def sheets(joined: dict, jobs: dict, folder: Path) -> None:
 
 def join(joined: dict, jobs: dict) -> dict:
     """results/baselines.json: what collect found, with costs and the curve of the score over seconds."""
-    units = [(c, s) for c in joined["concepts"] for s in joined["seeds"]]
+    units = [(c, joined["seeds"][0]) for c in joined["concepts"]]
     methods, runs = {}, {}
     for name, arm in joined["arms"].items():
         trainings = [jobs[name][unit][1]["training"] for unit in units if unit in jobs[name]]

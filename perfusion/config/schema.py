@@ -174,6 +174,7 @@ class Measure(Group):
     model: Model
     reader: Path
     prompts: whole(1, 1_000_000)
+    scenes: whole(100, 1_000_000)
     seed: Seed
     models: Flag
     results: Path

@@ -156,13 +156,13 @@ def attention_lift(pipe, count: int = 64, side: int = 16) -> float:
 def judged(cfg: DictConfig, pipe, reader: Reader) -> dict:
     """What the other models reach on scenes never trained on: VAE, scorer, segmenter, attention, reader."""
     scorer = ClipScorer(cfg.model.scorer)
-    scenes, every = SceneCache(1000, SCENES, held_out=False), SceneCache(1000, SCENES, held_out=True)
+    scenes, every = SceneCache(cfg.scenes, SCENES, held_out=False), SceneCache(cfg.scenes, SCENES, held_out=True)
     return {
         "vae_psnr_db": psnr(pipe.vae, scenes),
         "clip_retrieval_100": retrieval(scorer, every),
         "clip_same_drawing_auc": same_drawing_auc(scorer),
         "clipseg_iou": mask_iou(cfg.model.segmenter, scenes),
-        "attention_in_mask_lift": attention_lift(pipe),
+        "attention_in_mask_lift": attention_lift(pipe, min(64, cfg.scenes // 4)),
         "reader": rates(read(reader, pixels(every.images[:]), every.facts)),
     }
 

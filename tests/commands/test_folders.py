@@ -8,7 +8,7 @@ from helpers_emojiland import QUICK
 from perfusion.commands import apps
 
 KEY_LOCKING, NUMBERED = "+experiment=key_locking", "hydra.sweep.subdir=${hydra.job.num}"
-MANY = f"seed={','.join(map(str, range(60)))}"  # of which, with two concepts, some jobs are looked at
+MANY = f"seed={','.join(map(str, range(12)))}"  # of which, with two concepts, some jobs are looked at where MOST is 20
 
 
 def refused(capsys, *overrides: str, app: str = "train") -> str:
@@ -29,6 +29,7 @@ def refused(capsys, *overrides: str, app: str = "train") -> str:
 ])  # fmt: skip
 def test_two_jobs_in_one_folder_are_refused_before_the_first(overrides, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("perfusion.commands.sweeping.MOST", 20)
     said = refused(capsys, "-m", "seed=0,1", *overrides)
     assert "give two jobs the folder" in said and "'hydra.sweep.subdir=${hydra.job.num}'" in said, said
     assert not list(tmp_path.iterdir())

@@ -31,7 +31,7 @@ from diffusers import StableDiffusionPipeline
 pipe = StableDiffusionPipeline.from_pretrained(sys.argv[1], torch_dtype=torch.float32)
 prompts, folder = sys.argv[3:], sys.argv[2]
 generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-images = pipe(prompts, generator=generators, num_inference_steps=15, guidance_scale=3.5).images
+images = pipe(prompts, generator=generators, num_inference_steps=10, guidance_scale=3.5).images
 for i, image in enumerate(images):
     image.save(f"{folder}/{i}.png")
 assert not any(name.startswith("perfusion") for name in sys.modules)

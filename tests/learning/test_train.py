@@ -155,7 +155,7 @@ def test_pictures_are_checked(here):
 
 
 def test_measure_writes_its_numbers(here):
-    done = here("prompts=50", "model.steps=2", "results=out.json", "sheet=sheet.png", app="measure")
+    done = here("prompts=20", "scenes=100", "model.steps=2", "results=out.json", "sheet=sheet.png", app="measure")
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(Path("out.json").read_text())
     assert 0 <= result["drawn"]["place"] <= 1 and result["attention_in_mask_lift"] > 0 and Path("sheet.png").exists()
