@@ -224,7 +224,7 @@ def test_a_failed_job_does_not_stop_the_rest(perfusion_here, prompts, tmp_path, 
 @pytest.mark.slow
 def test_killing_a_sweep_loses_the_running_job_alone(assets, prompts, tmp_path):
     sweep = command(
-        "train", "-m", "+experiment=key_locking", "concept=cat,teddy,owl", "arm=locked", *QUICK, *SCORE, prompts
+        "train", "-m", "+experiment=key_locking", "concept=cat,teddy", "arm=locked", *QUICK, *SCORE, prompts
     )
     how = {"cwd": tmp_path, "env": elsewhere(assets), "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     results = lambda: {p: p.stat().st_mtime_ns for p in tmp_path.glob("multirun/key_locking/*/result.json")}
@@ -238,9 +238,9 @@ def test_killing_a_sweep_loses_the_running_job_alone(assets, prompts, tmp_path):
     first = results()
     assert subprocess.run(sweep, **how, timeout=300, check=False).returncode == 0
     after = results()
-    assert len(first) < 3 == len(after) and first.items() <= after.items()
-    assert all(read_result(path)["concept"] in ("cat*", "teddy*", "owl*") for path in after)
-    assert not list(tmp_path.glob("multirun/**/*.part")) and len(list(tmp_path.glob("multirun/trainings/*/"))) == 3
+    assert len(first) < 2 == len(after) and first.items() <= after.items()
+    assert {read_result(path)["concept"] for path in after} == {"cat*", "teddy*"}
+    assert not list(tmp_path.glob("multirun/**/*.part")) and len(list(tmp_path.glob("multirun/trainings/*/"))) == 2
 
 
 def test_switches_of_the_ablations_train(perfusion_here, prompts, capsys):
