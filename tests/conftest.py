@@ -25,7 +25,7 @@ from perfusion.method.text import super_encoding, word_embedding
 from perfusion.method.text_encoders import text_encoder_of
 
 torch.set_num_threads(1)
-COMMANDS = {"world", "perfusion_on", "perfusion_here", "main_job"}  # fixtures that run whole commands
+COMMANDS = {"world", "perfusion_on", "perfusion_here", "main_job", "site"}  # fixtures that run whole commands
 
 
 LONGEST = (  # files, which pytest-xdist hands out whole: those that take minutes begin first, so that none ends alone

@@ -264,6 +264,7 @@ def test_every_job_of_a_sweep_is_checked_before_the_first(words, flag, capsys):
     assert stop.value.code == 2 and said in shown and shown.count("\n") == 1, shown
 
 
+@pytest.mark.slow
 def test_a_sweep_that_can_run_passes():
     for overrides in (
         ["seed=0,1", "masks=none,clipseg"],

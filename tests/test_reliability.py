@@ -43,6 +43,7 @@ def kept(tmp_path_factory) -> dict:
     return json.loads(results.read_text())
 
 
+@pytest.mark.slow
 def test_fuzzed_files_and_a_short_soak(kept):
     assert kept["fuzzed_files"] == 350 and kept["refused"] > 200
     assert (kept["silent_loads"], kept["tracebacks"], kept["over_memory"]) == (0, 0, 0), kept["fuzz_examples"]
@@ -50,6 +51,7 @@ def test_fuzzed_files_and_a_short_soak(kept):
     assert kept["commands"]["fuzz"]["made_with"]["versions"]["torch"]
 
 
+@pytest.mark.slow
 def test_a_kill_of_each_command(kept):
     assert kept["kills"] == 5 and kept["results_lost"] == 0, kept["lost"]
 

@@ -46,6 +46,7 @@ def test_tests_import_no_test():
         assert not [name for name in imported(path) if name.startswith("test_")], path
 
 
+@pytest.mark.slow
 def test_the_method_needs_the_core_dependencies_alone():
     modules = [f"perfusion.method.{p.stem}" for p in (PACKAGE / "method").glob("[a-z]*.py")]
     extra = {"hydra", "omegaconf", "pytorch_lightning", "open_clip", "matplotlib", "torchmetrics", "timm"}

@@ -72,6 +72,7 @@ def learned_by(pipe, folder, name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.slow
 def test_only_its_own_numbers_move_and_the_loss_falls(pipe, tmp_path, name):
     before = weights(pipe)
     module = module_of(pipe, tmp_path, name)

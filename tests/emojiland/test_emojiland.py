@@ -35,6 +35,7 @@ def test_size_of_the_world():
     assert all(len(artists_of(name, False)) == len(artists_of(name, True)) - 1 for name in HELD_OUT)
 
 
+@pytest.mark.slow
 def test_no_held_out_drawing_reaches_pretraining():
     held = set(HELD_OUT.items())
     for index in range(20_000):
@@ -151,6 +152,7 @@ def test_scenes_of_other_drawings_keep_all_but_the_looks():
         assert (other.facts.second is None) == (other.facts.second_artist is None)
 
 
+@pytest.mark.slow
 def test_no_other_drawing_is_nearly_a_held_out_one():
     small = lambda drawing: np.asarray(square(drawing), np.float32) / 255
     others = np.stack([small(drawing) for drawing in other_drawings()])

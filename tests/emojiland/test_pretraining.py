@@ -24,6 +24,7 @@ class Mean(Pretraining):
         return {"loss": (self.model(torch.ones(len(x), 1)) - x).square().mean()}
 
 
+@pytest.mark.slow
 def test_a_schedule_over_minutes_ends_with_them(tmp_path, monkeypatch):
     monkeypatch.setenv("PERFUSION_CACHE", str(tmp_path))
     with initialize_config_dir(str(CONF / "pretrain"), version_base="1.3"):

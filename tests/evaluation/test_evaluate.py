@@ -164,6 +164,7 @@ def test_scores_are_what_their_definitions_say(cfg, assets, tmp_path):
     assert rows[1]["read_place"] is None and rows[1]["read_object"] in (0, 1)  # a place that is not asked
 
 
+@pytest.mark.slow
 def test_numbers_do_not_depend_on_the_batch_size(cfg, emojiland, teddy, tmp_path):
     results, dino = [], f"local-dir:{timm_folder(tmp_path / 'vit')}"
     (tmp_path / "p.yaml").write_text(

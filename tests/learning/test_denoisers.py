@@ -201,6 +201,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind, tmp_path):
 
 
 # -- the whole way ----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_train_load_draw_combine_export_unload(pipe, tmp_path):
     names = ("transformer", "vae", "text_encoder")
     before = {n: {k: v.clone() for k, v in getattr(pipe, n).state_dict().items()} for n in names}

@@ -100,6 +100,7 @@ def test_the_last_state_is_scored_and_saved(learn, tmp_path, changes, steps):
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.slow
 def test_a_signal_saves_and_a_run_goes_on_as_if_nothing_was(learn, tmp_path, monkeypatch, capsys, number, code):
     learn(run="whole", trainer__accumulate_grad_batches=2)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs begin with it ignored,
@@ -294,6 +295,7 @@ print(peak() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says what a process took")
+@pytest.mark.slow
 def test_a_checkpoint_takes_less_memory_than_twice_its_size(tmp_path):
     last = tmp_path / "last.ckpt"
     selection = {"best": 0.0, "history": [], "file": None, "seconds": 0.0}

@@ -168,6 +168,7 @@ def test_a_damaged_folder_is_one_sentence(folder, tmp_path, file, content, sched
             ask(model)
 
 
+@pytest.mark.slow
 def test_the_command_says_it_in_one_sentence(tmp_path):
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "perfusion", "train", "model=sd15", f"hydra.run.dir={tmp_path}"]

@@ -88,6 +88,7 @@ def test_grey_of_no_known_range_is_one_sentence(tmp_path, values):
         first(tmp_path)
 
 
+@pytest.mark.slow
 def test_very_large_pictures_are_shrunk_or_refused(tmp_path):
     (tmp_path / "a.png").write_bytes(png(16384, 12288))  # 201 megapixels
     picture, size = read_picture(tmp_path / "a.png")

@@ -42,6 +42,7 @@ def uninvert(pipe):
 
 
 @pytest.mark.parametrize("kind", ["sd", "xl"])
+@pytest.mark.slow
 def test_textual_inversion(kind, pipe, xl, make_concept):
     """Before and after load_concepts, unloaded first and last: the same pictures."""
     pipe = xl if kind == "xl" else pipe
@@ -108,6 +109,7 @@ def test_ip_adapter(pipe, make_concept):
 
 
 @pytest.mark.parametrize("kind", ["sd", "xl"])
+@pytest.mark.slow
 def test_saving_while_concepts_are_loaded_saves_the_base_model(kind, pipe, xl, make_concept, tmp_path):
     pipe = xl if kind == "xl" else pipe
     base = draw(pipe)

@@ -96,6 +96,7 @@ def test_saving_while_concepts_are_loaded_saves_the_base_model(pipe, make_concep
     assert np.allclose(draw(again), base, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_to_after_loading(pipe, make_concept):
     base = draw(pipe)
     handle = load_concepts(pipe, {"teddy*": make_concept(pipe)})

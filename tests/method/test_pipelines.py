@@ -265,6 +265,7 @@ def test_the_edit_of_a_layer_with_a_lora_is_the_literal_formula(pipe):
 
 
 @pytest.mark.parametrize("kind", ["sd", "xl"])
+@pytest.mark.slow
 def test_saving_after_unloading_saves_the_base_model(kind, pipe, xl, make_concept, tmp_path):
     pipe, _ = pipeline(kind, pipe, xl)
     draw(pipe)  # a tokenizer.json also holds how the tokenizer was last called

@@ -104,6 +104,7 @@ def test_covariance_is_over_the_concatenation(xl):
 
 
 @pytest.mark.parametrize("layout", ["xl", "v2"])
+@pytest.mark.slow
 def test_training(request, layout, tmp_path):
     pipe = request.getfixturevalue(layout)
     encoder = text_encoder_of(pipe)

@@ -94,6 +94,7 @@ def test_programs_get_the_sentence_and_no_path_of_the_machine(site, tmp_path):
         client.predict([gradio_client.handle_file(p) for p in uploads(tmp_path)], "zzyzxq", "x*", 2, api_name="/learn")
 
 
+@pytest.mark.slow
 def test_with_a_password_nothing_is_seen_without_it(web_assets, tmp_path):
     port = free_port()
     command = ["-m", "perfusion", "web", "--port", str(port), "--auth", "me:secret", *OVERRIDES]
@@ -105,6 +106,7 @@ def test_with_a_password_nothing_is_seen_without_it(web_assets, tmp_path):
             gradio_client.Client(address, auth=("me", "wrong"), verbose=False)
 
 
+@pytest.mark.slow
 def test_a_space_starts_the_same_page(web_assets, tmp_path):
     from helpers_emojiland import ROOT
 
