@@ -201,12 +201,20 @@ class Swap:
 class Widened:
     """What `widen` did to a model: the layers in place, and the way back.
 
-    o_star_k, o_star_v: {layer name: [J, d_l]}, the very tensors or Parameters in use.
+    o_star_k, o_star_v: {layer name: [J, d_l]}, the very tensors or Parameters in use. attentions: the model's
+    `cross_attentions`, where they are at hand.
     """
 
-    def __init__(self, model: nn.Module, i_star: Tensor, o_star_v: dict[str, Tensor], o_star_k: dict[str, Tensor]):
+    def __init__(
+        self,
+        model: nn.Module,
+        i_star: Tensor,
+        o_star_v: dict[str, Tensor],
+        o_star_k: dict[str, Tensor],
+        attentions: dict[str, Attention] | None = None,
+    ):
         model = plain(model)
-        attentions = cross_attentions(model)
+        attentions = attentions or cross_attentions(model)
         for part, o_star in (("v", o_star_v), ("k", o_star_k)):
             shapes = {name: tuple(o.shape) for name, o in o_star.items()}
             wanted = {name: (len(i_star), getattr(a, f"to_{part}").out_features) for name, a in attentions.items()}

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 Value = TypeVar("Value")
-SAMPLES = 64  # values looked at in each tensor
+SAMPLES = 16  # values looked at in each tensor
 
 
 def state_of(tensors: Iterable[Tensor]) -> tuple:

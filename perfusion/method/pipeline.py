@@ -23,11 +23,10 @@ from torch import Tensor
 
 from perfusion.errors import UserError
 from perfusion.method.concept import Concept
-from perfusion.method.denoiser import denoiser_of
 from perfusion.method.edit import augment
-from perfusion.method.fingerprint import hash_of, known_of
+from perfusion.method.fingerprint import Base
 from perfusion.method.gates import as_python, check_distinct, check_gate, numbers, per_image
-from perfusion.method.layers import WidenedLinear, cross_attentions, is_lora, lock_o_star_k, widen
+from perfusion.method.layers import Widened, WidenedLinear, lock_o_star_k
 from perfusion.method.parts import check_parts
 from perfusion.method.prompt_call import PromptCall
 from perfusion.method.sources import Source, by_word
@@ -42,7 +41,7 @@ from perfusion.method.text import (
     tokenize,
     twin_prompts,
 )
-from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
+from perfusion.method.text_encoders import tokenizers_of
 
 PARTS = ("tokenizer", "text_encoder", "encode_prompt")
 # A tokenizer keeps how it was last asked to pad and cut, so two threads that ask one disturb each other.
@@ -90,11 +89,9 @@ def load_concepts(
             f"pipeline {type(pipe).__name__} lacks {missing}; allowed are Stable Diffusion pipelines (SDXL's among them), "
             "PixArt's and Sana's, that have them all (SDXL's refiner has not)."
         )
-    denoiser = denoiser_of(pipe)
-    attentions = cross_attentions(
-        denoiser
-    )  # says so where there is none, before anything else is asked of the pipeline
-    if next(denoiser.parameters()).is_meta:
+    base = Base(pipe)
+    attentions = base.attentions  # says so where there is none, before anything else is asked of the pipeline
+    if next(base.denoiser.parameters()).is_meta:
         raise UserError(
             f"the weights of {type(pipe).__name__} are offloaded one by one (enable_sequential_cpu_offload) or not loaded; "
             "use enable_model_cpu_offload, or load_concepts before anything is offloaded."
@@ -111,35 +108,33 @@ def load_concepts(
         )
     loaded = by_word(concepts, **hub)
     base_id = str(pipe.config.get("_name_or_path", ""))
-    known = known_of(pipe)
-    hash = hash_of(pipe, known)
     for concept in loaded.values():
-        concept.check_base(base_id, hash)
+        concept.check_base(base_id, base.hash)
         concept.check_numbers()
-    return LoadedConcepts(pipe, loaded, always_on, global_edit, known)
+    return LoadedConcepts(base, loaded, always_on, global_edit)
 
 
 class LoadedConcepts:
     """The concepts on one pipeline: their gates, and the way back."""
 
-    def __init__(self, pipe, concepts: dict[str, Concept], always_on: bool, global_edit: bool, known: dict):
-        self.pipe, self.concepts, self.always_on, self.global_edit = pipe, concepts, always_on, global_edit
+    def __init__(self, base: Base, concepts: dict[str, Concept], always_on: bool, global_edit: bool):
+        self.pipe, self.concepts, self.always_on, self.global_edit = base.pipe, concepts, always_on, global_edit
         self.settings = {"beta": None, "tau": None, "lock": None}
-        add_placeholders(pipe.tokenizer, list(concepts))  # says whether the words will do, before all else
+        add_placeholders(self.pipe.tokenizer, list(concepts))  # says whether the words will do, before all else
         stack = lambda name: torch.stack([getattr(c, name) for c in concepts.values()])
         self.i_stars, self.c_inv_i_stars = stack("i_star"), stack("c_inv_i_star")
         check_distinct(list(concepts), self.i_stars, self.c_inv_i_stars, always_on)
-        self._install(known)
+        self._install(base)
 
-    def _install(self, known: dict) -> None:
-        """Put the concepts on the pipeline as it is, of whose base model `known` says what was computed. Raises UserError, before anything is changed, where they do not fit."""
+    def _install(self, base: Base) -> None:
+        """Put the concepts on the pipeline as it is. Raises UserError, before anything is changed, where they do not fit."""
         pipe, concepts = self.pipe, self.concepts
-        self._encoder, self._tokenizers = text_encoder_of(pipe), tokenizers_of(pipe)
+        self._encoder, self._tokenizers = base.text_encoder, tokenizers_of(pipe)
         projected = hasattr(self._encoder, "project")  # by the denoiser: its encodings are not yet what i* lives among
         self._width = (pipe.text_encoder if projected else self._encoder).config.hidden_size
         added = {name: add_placeholders(tokenizer, list(concepts)) for name, tokenizer in self._tokenizers.items()}
         self.token_ids = added["tokenizer"][1]
-        self._widen_denoiser(known)
+        self._widen_denoiser(base)
         # From here on the pipeline changes in its other parts.
         rows = [{ids[trigger]: c.embedding for trigger, c in concepts.items()} for _, ids in added.values()]
         self._rows = PlaceholderRows(self._encoder, rows)
@@ -182,7 +177,7 @@ class LoadedConcepts:
             return getattr(self.pipe, name)(*args, **kwargs)
         finally:
             try:
-                self._install(known_of(self.pipe))
+                self._install(Base(self.pipe))
             except UserError as error:  # a textual inversion may have taken a concept's word
                 raise UserError(
                     f"after {name} concepts {list(self.concepts)} are off and cannot be put back: {error}"
@@ -193,10 +188,10 @@ class LoadedConcepts:
         """The pipeline's own encode_prompt. Not kept: a bound method would be unpickled as the one that stands in for it."""
         return self._own.get("encode_prompt") or functools.partial(type(self.pipe).encode_prompt, self.pipe)
 
-    def _widen_denoiser(self, known: dict) -> None:
+    def _widen_denoiser(self, base: Base) -> None:
         """Put the concepts' rows beside W. Raises UserError, before anything is changed, where they do not fit."""
         concepts = self.concepts
-        locked = self._locked_keys([c.super_category for c in concepts.values()], known)
+        locked = self._locked_keys([c.super_category for c in concepts.values()], base)
         o_star_v, o_star_k = {}, {}
         for name, keys in locked.items():
             if any(name not in c.o_star_v for c in concepts.values()):
@@ -206,23 +201,17 @@ class LoadedConcepts:
             o_star_v[name] = torch.stack([c.o_star_v[name] for c in concepts.values()])
             trained = [c.o_star_k[name].to(keys) if c.o_star_k else None for c in concepts.values()]
             o_star_k[name] = torch.stack([key if o is None else o for o, key in zip(trained, keys, strict=True)])
-        self._widened = widen(denoiser_of(self.pipe), self.i_stars, o_star_v, o_star_k)
+        self._widened = Widened(base.denoiser, self.i_stars, o_star_v, o_star_k, base.attentions)
 
-    def _locked_keys(self, words: list[str], known: dict) -> dict[str, Tensor]:
+    def _locked_keys(self, words: list[str], base: Base) -> dict[str, Tensor]:
         """o*_K of the local lock for each super-category's word, {layer: [J, d_l]}: computed once for as long as the text
         encoder's weights and W_K stay."""
-        denoiser = denoiser_of(self.pipe)
-        layers = {name: attention.to_k for name, attention in cross_attentions(denoiser).items()}
-        # A LoRA is switched and scaled without any weight changing: then nothing is kept.
-        lora = any("lora_" in name for name, _ in self._encoder.named_parameters()) or any(
-            map(is_lora, layers.values())
-        )
-        keys = {} if lora else known.setdefault("locked_keys", {})
+        keys = {} if base.has_lora else base.known.setdefault("locked_keys", {})
         if new := [word for word in dict.fromkeys(words) if word not in keys]:
-            encode = functools.partial(super_encoding, self._tokenizers["tokenizer"], self._encoder)
-            locked = lock_o_star_k(denoiser, torch.stack([encode(word) for word in new]))
-            keys |= {word: {name: locked[name][i] for name in layers} for i, word in enumerate(new)}
-        return {name: torch.stack([keys[word][name] for word in words]) for name in layers}
+            encode = functools.partial(super_encoding, self._tokenizers["tokenizer"], base.text_encoder)
+            locked = lock_o_star_k(base.denoiser, torch.stack([encode(word) for word in new]))
+            keys |= {word: {name: o_star[i] for name, o_star in locked.items()} for i, word in enumerate(new)}
+        return {name: torch.stack([keys[word][name] for word in words]) for name in base.attentions}
 
     def _narrow(self, module, args, kwargs):
         """A ControlNet's cross-attentions are stock: they take the encodings e alone, without the gates' columns."""

@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig
 from tokenizers import AddedToken
 
-from perfusion.method.fingerprint import base_hash, hash_of, known_of
+from perfusion.method.fingerprint import Base, base_hash, hash_of
 from perfusion.method.layers import cross_attentions, lock_o_star_k
 from perfusion.method.memo import remembered
 from perfusion.method.pipeline import load_concepts
@@ -56,7 +56,7 @@ def test_the_locks_keys_are_computed_once_until_a_weight_changes(pipe, make_conc
     def keys():
         handle = load_concepts(pipe, {"teddy*": concept})
         handle.unload()
-        return handle, {n: o.clone() for n, o in handle._locked_keys(["teddy", "cat", "teddy"], known_of(pipe)).items()}
+        return handle, {n: o.clone() for n, o in handle._locked_keys(["teddy", "cat", "teddy"], Base(pipe)).items()}
 
     one, two = keys()[1], keys()[1]
     assert len(asked) == 2  # teddy's, then cat's
