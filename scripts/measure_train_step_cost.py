@@ -36,6 +36,7 @@ from PIL import Image
 from shapes import PIPELINES, options_of, results_of, shape_of
 
 from perfusion.atomic import write_json
+from perfusion.config import native_bfloat16
 from perfusion.learning.data import ConceptData
 from perfusion.learning.models import channels_last, plain_attention
 from perfusion.learning.module import PerfusionModule
@@ -192,7 +193,8 @@ def work(arm: str, pipe, connection, options) -> None:
 
 def main(options) -> dict:
     torch.set_num_threads(1)  # a pool of threads does not survive a fork
-    pipe, arms = PIPELINES[options.shape](options.tiny), ARMS[options.shape]
+    pipe = PIPELINES[options.shape](options.tiny)
+    arms = tuple(arm for arm in ARMS[options.shape] if arm != "perfusion_bfloat16" or native_bfloat16())
     context, workers = get_context("fork"), {}
     for arm in arms:
         here, there = context.Pipe()

@@ -1,5 +1,6 @@
 """perfusion covariance: C of the configured model over captions, into a file that training takes as covariance.file."""
 
+import logging
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -11,6 +12,8 @@ from perfusion.learning.captions import Captions
 from perfusion.learning.models import check_device, check_model, load_pipeline, own_captions
 from perfusion.method.covariance import Covariance, second_moment
 from perfusion.method.text_encoders import text_encoder_of
+
+log = logging.getLogger(__name__)
 
 
 def measure(cfg: DictConfig) -> Covariance:
@@ -43,6 +46,11 @@ def measure(cfg: DictConfig) -> Covariance:
             state=state,
             save_every=cfg.save_every,
             output=output,
+        )
+    if covariance.count < (width := len(covariance.C)):
+        log.warning(
+            f"count={cfg.count} gives {covariance.count} tokens, too few for encodings {width} wide: C is singular, and its "
+            f"shrinkage alone makes it invertible; give a count of {width} or more."
         )
     print(f"covariance: {output}, {covariance.count} tokens, condition number {covariance.condition:.3g}")
     print(f"to train with it: covariance.file={output}")

@@ -121,7 +121,7 @@ class LoadedConcepts:
         self.pipe, self.concepts, self.always_on, self.global_edit = base.pipe, concepts, always_on, global_edit
         self.settings = {"beta": None, "tau": None, "lock": None}
         add_placeholders(self.pipe.tokenizer, list(concepts))  # says whether the words will do, before all else
-        stack = lambda name: torch.stack([getattr(c, name) for c in concepts.values()])
+        stack = lambda name: torch.stack([getattr(c, name).float() for c in concepts.values()])
         self.i_stars, self.c_inv_i_stars = stack("i_star"), stack("c_inv_i_star")
         check_distinct(list(concepts), self.i_stars, self.c_inv_i_stars, always_on)
         self._install(base)

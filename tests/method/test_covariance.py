@@ -251,7 +251,7 @@ def test_the_published_one_meets_its_conditions(pipe):
         moment.check_encoder(pipe.text_encoder, "perfusion_pytorch")
 
 
-def test_command(folder, tmp_path):
+def test_command(folder, tmp_path, caplog):
     """perfusion covariance on a stock pipeline folder; its file is what covariance.file takes."""
     (tmp_path / "c.txt").write_text("\n".join(many()))
     overrides = [
@@ -272,6 +272,9 @@ def test_command(folder, tmp_path):
     check_covariance(cfg.model, **chosen)
     assert torch.equal(covariance(pipe, cfg.model, **chosen).C, written.C)
     assert [p.name for p in tmp_path.glob("C*")] == ["C.safetensors"]
+    assert not caplog.records
+    measure(OmegaConf.merge(cfg, {"output": f"{tmp_path}/few.safetensors", "count": 1}))
+    assert "too few for encodings 32 wide" in caplog.text and "give a count of 32 or more" in caplog.text
     (tmp_path / "C.safetensors.state").write_bytes(b"left by a kill")
     with pytest.raises(UserError, match="exists already"):
         measure(cfg)

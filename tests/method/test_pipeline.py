@@ -1,5 +1,7 @@
 """Concepts on a stock pipeline: what users do, and that unloading leaves nothing behind."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -199,6 +201,17 @@ def test_half_precision(pipe, make_concept, dtype):
     if dtype == torch.float16:
         load_concepts(pipe, {"teddy*": concept})
         assert np.abs(latents(pipe) - image).mean() < 0.02 * np.abs(image).mean()
+
+
+def test_a_concept_held_in_half_precision(pipe, make_concept):
+    concept = make_concept(pipe)
+    load_concepts(pipe, {"teddy*": concept})
+    image = latents(pipe)
+    pipe._perfusion.unload()
+    half = {part: getattr(concept, part).half() for part in ("i_star", "c_inv_i_star", "embedding")}
+    half["o_star_v"] = {layer: o.half() for layer, o in concept.o_star_v.items()}
+    load_concepts(pipe, {"teddy*": replace(concept, **half)})
+    assert np.abs(latents(pipe) - image).mean() < 0.02 * np.abs(image).mean()
 
 
 def test_keys_and_values_are_projected_once_a_call(loaded, monkeypatch):
