@@ -50,7 +50,7 @@ def time_to_quality(runs: dict[str, list[list[dict]]]) -> dict:
         float(at[np.nanargmax(c >= level)]) if (c >= level - 1e-9).any() else np.nan for level in levels
     ]
     return {
-        "what": "mean of CLIP image and text similarity on the selection's prompts, best so far, over seconds of training "
+        "what": "mean of CLIP image and text similarity on the selection's prompts, best so far, over seconds of the first seed's training "
         "(regularisation pictures included, the selection's own drawing not)",
         "seconds": rounded(at, 2), "levels": rounded(levels),
         "methods": {name: {"score": rounded(c), "seconds_to_levels": rounded(reached(c), 1)} for name, c in curves.items()},

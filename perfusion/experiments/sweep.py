@@ -33,8 +33,8 @@ PRECISIONS = (("trainer", "precision"), ("model", "draw_precision"))  # conf lea
 CONCEPTS = (  # the final ones, and four of the others, on which no rate was chosen
     "backpack", "cake", "dog", "fox", "ghost", "guitar", "house", "mushroom", "owl", "snowman", "teapot", "television",
 )  # fmt: skip
-# On photos with one background, what both are for; over three training seeds.
-CENTRAL = ("key_locking", "zero_shot_mask")
+ONE_PLACE = ("key_locking", "zero_shot_mask")  # on photos with one background, what both are for
+SEEDS = {"baselines": "0,1", "key_locking": "0,1,2", "zero_shot_mask": "0,1,2"}  # of training; others have 0 alone
 TUNING = ("rates", "gates")  # on dev concepts and dev prompts, which their files name
 
 
@@ -45,10 +45,10 @@ def experiments() -> list[str]:
 
 def commands(experiment: str) -> tuple[str, str]:
     """The two behind results/ablations/EXPERIMENT.json: the sweep, and what joins its jobs."""
-    where = "one_place/" if experiment in CENTRAL else ""
+    where = "one_place/" if experiment in ONE_PLACE else ""
     own = experiment.endswith("quick") or experiment in TUNING
     concepts = "" if own else f"concept={','.join(where + name for name in CONCEPTS)} "
-    seeds = "seed=0,1,2 " if experiment in CENTRAL else ""
+    seeds = f"seed={SEEDS[experiment]} " if experiment in SEEDS else ""
     split = "dev" if experiment in TUNING else "final"
     sweep = f"perfusion train -m +experiment={experiment} {concepts}{seeds}evaluation.split={split}"
     return sweep, f"perfusion collect experiment={experiment}"
