@@ -1,5 +1,5 @@
 """Time and memory of a training step beside diffusers' textual inversion and DreamBooth-LoRA, at SD 1.5's true shape,
-or in float32 beside textual inversion alone at SDXL's, whose arms then fit 24 GB of memory.
+or beside textual inversion alone at SDXL's, where ours in bfloat16 comes by itself afterwards, so that it fits 24 GB of memory.
 
 python scripts/measure_train_step_cost.py                    # writes results/train_step_cost.json; 256 x 256, batch 1
 python scripts/measure_train_step_cost.py --shape sdxl       # writes results/train_step_cost_sdxl.json
@@ -47,9 +47,10 @@ from perfusion.method.text import tokenize, towers
 from perfusion.method.text_encoders import text_encoder_of, tokenizers_of
 from perfusion.results import forget_peak, peak_mib
 
+# What takes turns; SDXL's bfloat16 by itself afterwards, as its copies of the weights do not fit beside the others.
 ARMS = {
-    "sd15": ("perfusion", "perfusion_bfloat16", "textual_inversion", "textual_inversion_cached", "dreambooth_lora"),
-    "sdxl": ("perfusion", "textual_inversion"),
+    "sd15": [("perfusion", "perfusion_bfloat16", "textual_inversion", "textual_inversion_cached", "dreambooth_lora")],
+    "sdxl": [("perfusion", "textual_inversion"), ("perfusion_bfloat16",)],
 }
 
 
@@ -191,10 +192,8 @@ def work(arm: str, pipe, connection, options) -> None:
     connection.send(trained)
 
 
-def main(options) -> dict:
-    torch.set_num_threads(1)  # a pool of threads does not survive a fork
-    pipe = PIPELINES[options.shape](options.tiny)
-    arms = tuple(arm for arm in ARMS[options.shape] if arm != "perfusion_bfloat16" or native_bfloat16())
+def turns(arms: list[str], pipe, options) -> tuple[list[dict], dict[str, int]]:
+    """Each round's (seconds, MiB) by arm, and how many numbers each arm trains."""
     context, workers = get_context("fork"), {}
     for arm in arms:
         here, there = context.Pipe()
@@ -214,7 +213,18 @@ def main(options) -> dict:
     trained = {arm: here.recv() for arm, (_, here) in workers.items()}
     for process, _ in workers.values():
         process.join()
-    timed = rounds[1:]
+    return rounds, trained
+
+
+def main(options) -> dict:
+    torch.set_num_threads(1)  # a pool of threads does not survive a fork
+    pipe = PIPELINES[options.shape](options.tiny)
+    rounds, trained = [{} for _ in range(options.rounds + 1)], {}
+    for group in ARMS[options.shape]:
+        if arms := [arm for arm in group if arm != "perfusion_bfloat16" or native_bfloat16()]:
+            measured, numbers = turns(arms, pipe, options)
+            rounds, trained = [one | more for one, more in zip(rounds, measured)], trained | numbers
+    timed, arms = rounds[1:], list(trained)
     peak = {arm: max(measured[arm][1] for measured in rounds) for arm in arms}
     result = {
         "what": f"a training step at {shape_of(options)}, random weights, float32, "
