@@ -107,6 +107,7 @@ class WidenedLinear(nn.Module):
         self.register_buffer("i_star", i_star.to(base.weight), persistent=False)
         if isinstance(o_star, nn.Parameter):
             self.o_star = o_star
+            o_star.data = o_star.data.to(base.weight.device)  # the very Parameter, where the layer is
         else:
             self.register_buffer("o_star", o_star.detach().clone().to(base.weight), persistent=False)
         self.forget()
@@ -201,8 +202,7 @@ class Swap:
 class Widened:
     """What `widen` did to a model: the layers in place, and the way back.
 
-    o_star_k, o_star_v: {layer name: [J, d_l]}, the very tensors or Parameters in use. attentions: the model's
-    `cross_attentions`, where they are at hand.
+    o_star_k, o_star_v: {layer name: [J, d_l]}, the very tensors or Parameters in use.
     """
 
     def __init__(
@@ -211,10 +211,9 @@ class Widened:
         i_star: Tensor,
         o_star_v: dict[str, Tensor],
         o_star_k: dict[str, Tensor],
-        attentions: dict[str, Attention] | None = None,
+        attentions: dict[str, Attention],
     ):
         model = plain(model)
-        attentions = attentions or cross_attentions(model)
         for part, o_star in (("v", o_star_v), ("k", o_star_k)):
             shapes = {name: tuple(o.shape) for name, o in o_star.items()}
             wanted = {name: (len(i_star), getattr(a, f"to_{part}").out_features) for name, a in attentions.items()}
@@ -291,10 +290,17 @@ class Widened:
         self.swaps, self.layers = [], []
 
 
-def widen(model: nn.Module, i_star: Tensor, o_star_v: dict[str, Tensor], o_star_k: dict[str, Tensor]) -> Widened:
+def widen(
+    model: nn.Module,
+    i_star: Tensor,
+    o_star_v: dict[str, Tensor],
+    o_star_k: dict[str, Tensor],
+    attentions: dict[str, Attention] | None = None,
+) -> Widened:
     """Replace to_k and to_v of every cross-attention by their widened maps; `.restore()` of the result undoes it.
 
-    i_star [J, d]; o_star_v, o_star_k: {layer name: [J, d_l]}; Parameters among them are trained in place.
+    i_star [J, d]; o_star_v, o_star_k: {layer name: [J, d_l]}; Parameters among them are trained in place. attentions: the
+    model's `cross_attentions`, where they are at hand.
     Raises UserError, before anything is changed, where names or shapes differ from the model's.
     """
-    return Widened(model, i_star, o_star_v, o_star_k)
+    return Widened(model, i_star, o_star_v, o_star_k, attentions or cross_attentions(model))

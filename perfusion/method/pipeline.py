@@ -26,7 +26,7 @@ from perfusion.method.concept import Concept
 from perfusion.method.edit import augment
 from perfusion.method.fingerprint import Base
 from perfusion.method.gates import as_python, check_distinct, check_gate, numbers, per_image
-from perfusion.method.layers import Widened, WidenedLinear, lock_o_star_k
+from perfusion.method.layers import WidenedLinear, lock_o_star_k, widen
 from perfusion.method.parts import check_parts
 from perfusion.method.prompt_call import PromptCall
 from perfusion.method.sources import Source, by_word
@@ -201,7 +201,7 @@ class LoadedConcepts:
             o_star_v[name] = torch.stack([c.o_star_v[name] for c in concepts.values()])
             trained = [c.o_star_k[name].to(keys) if c.o_star_k else None for c in concepts.values()]
             o_star_k[name] = torch.stack([key if o is None else o for o, key in zip(trained, keys, strict=True)])
-        self._widened = Widened(base.denoiser, self.i_stars, o_star_v, o_star_k, base.attentions)
+        self._widened = widen(base.denoiser, self.i_stars, o_star_v, o_star_k, base.attentions)
 
     def _locked_keys(self, words: list[str], base: Base) -> dict[str, Tensor]:
         """o*_K of the local lock for each super-category's word, {layer: [J, d_l]}: computed once for as long as the text
